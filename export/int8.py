@@ -152,7 +152,7 @@ def to_int8(
             "Omit --half, or give a board with TensorRT.",
         )
     if cache_batch is not None:
-        calibration_cache.header(_tensorrt(target))  # before the calibration, which takes long
+        check_cache(target)  # before the calibration, which takes long
     methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
     with unfinished(folder) as part:
         original = load(model)
@@ -211,8 +211,8 @@ def to_int8(
             remarks=tuple(remarks),
         )
         if accepted and cache_batch is not None:
-            scales = calibration_cache.scales(source, quantized.model, chosen_ranges)
-            result = replace(result, cache=_write_cache(folder, source, scales, cache_batch, target, report))
+            cache = write_cache(folder, source, quantized, chosen_ranges, cache_batch, target, report)
+            result = replace(result, cache=cache)
         if accepted:
             _write_records(folder, result, chosen_ranges, _record(model, samples, target))
     return result
@@ -320,25 +320,36 @@ def _to_half(model: Opened, samples: Samples, target: Target) -> tuple[OnnxModel
     return result.model, f"FP16 for operators in float: noise {noise:.2%}{result.words()}"
 
 
-def _tensorrt(target: Target) -> tuple[int, ...]:
+def check_cache(target: Target) -> tuple[int, ...]:
+    """The target's TensorRT; a TargetError if it has none, or takes no calibration cache."""
     if not target.runtime.linted:
         raise TargetError(
             f"{target.name} runs {target.runtime}; a calibration cache is for TensorRT.",
             "Give a board with TensorRT, or omit --calibration-cache.",
         )
-    return Platform.of(target).version
+    version = Platform.of(target).version
+    calibration_cache.header(version)
+    return version
 
 
-def _write_cache(
+def write_cache(
     folder: Path,
     source: OnnxModel,
-    scales: Mapping[str, float],
+    quantized: Quantized,
+    ranges: Ranges,
     batch: int,
     target: Target,
-    report: Report | None,
+    report: Report | None = None,
 ) -> Cache:
+    """Writes a float file with this batch, and the calibration cache that gives it the scales of `quantized`.
+
+    Args:
+        ranges: of the other tensors of `source`.
+        report: of lint, which names the layers that DLA leaves to the GPU.
+    """
+    scales = calibration_cache.scales(source, quantized.model, ranges)
     save(calibration_cache.with_batch(source, batch).proto, folder / FLOAT_NAME)
-    text = calibration_cache.as_text(scales, _tensorrt(target))
+    text = calibration_cache.as_text(scales, check_cache(target))
     with writing(folder / CACHE_NAME) as beside:
         beside.write_text(text, encoding="utf-8")
     on_gpu: tuple[str, ...] | None = None

@@ -80,9 +80,14 @@ class Hop:
 
 
 def compare_module(
-    module: nn.Module, model: OnnxModel, batches: Iterable[Mapping[str, Any]], *, name: str = "torch -> onnx"
+    module: nn.Module,
+    model: OnnxModel,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    name: str = "torch -> onnx",
+    kind: Kind = "float",
 ) -> Hop:
-    """Compares a module, in eval mode, with the model it was exported to; the class is "float".
+    """Compares a module, in eval mode, with the model it was exported to.
 
     Raises:
         ModelError: the outputs differ more, or are not finite; it names the first layer that differs.
@@ -93,8 +98,8 @@ def compare_module(
             (run, runner(model.proto)),
             pieces(model.proto, batches),
             name,
-            "float",
-            lambda feeds: first_layer_that_differs(module, model, feeds, LIMITS["float"]),
+            kind,
+            lambda feeds: first_layer_that_differs(module, model, feeds, LIMITS[kind]),
         )
 
 

@@ -90,6 +90,10 @@ class Placement:
     everywhere: bool
     left_float: dict[str, str]
 
+    def rounds(self, position: int, place_: int, name: str) -> bool:
+        """Whether the node at `position` reads the rounded value of the tensor `name`, its input `place_`."""
+        return name in self.ties and (self.everywhere or (position, place_) in self.readers)
+
 
 def place(model: OnnxModel, dialect: str, *, skip: Collection[str] = ()) -> Placement:
     """The placement of a float model for one dialect.

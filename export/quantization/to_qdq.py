@@ -30,6 +30,7 @@ SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 # For a tensor that is 0 in all samples. Its range would give a step of 0, so that it could never be anything
 # else; a step of 1 would be the unit of a following int32 bias, and round that to 0.
 UNSEEN = Range(-1.0, 1.0)
+FINE = 6  # bits from which on a weight's largest value sets its scale
 LARGEST_BIAS = 2.0**30  # half of int32: the rest is for the sum of products
 
 
@@ -63,26 +64,25 @@ def to_qdq(
     dialect: str = "tensorrt",
     skip: Collection[str] = (),
     weight_bits: int = 8,
+    weight_scales: Mapping[Weight, Array] | None = None,
 ) -> Quantized:
     """Quantizes a float ONNX model by calibrated ranges.
 
     Args:
         skip: names of weighted nodes that stay in float.
-        weight_bits: 8, or 7 for x86 processors without VNNI or AVX-VNNI: their int8 instruction adds two
-            products of uint8 and int8 in 16 bits and saturates; 7 bits cannot overflow.
+        weight_bits: 2 to 8; fewer than 8 are stored as int8 too: they show what they cost, not their speed.
+            7 are for x86 processors without VNNI or AVX-VNNI: their int8 instruction adds two products of
+            uint8 and int8 in 16 bits and saturates; 7 bits cannot overflow.
+        weight_scales: by weight of the placement, as `quantize_weight` returns them, where they were learnt;
+            else they follow from the weights.
 
     Raises:
         ModelError: the model is quantized already, a tensor has no range, a name of `skip` is unknown.
     """
-    if weight_bits not in (7, 8):
-        raise ModelError(f"Weights of {weight_bits} bits are not supported.", "Choose 8, or 7 without VNNI.")
+    if weight_bits not in range(2, 9):
+        raise ModelError(f"Weights of {weight_bits} bits are not supported.", "Choose 2 to 8.")
     rules = rules_of(dialect)
-    model = as_float(model)
-    if not rules.symmetric:
-        model = join_biases(model)
-    placed = place(model, dialect, skip=skip)
-    if not placed.weights and not placed.readers:
-        raise nothing_to_quantize(model.path, placed.left_float)
+    model, placed = placed_in(model, dialect, skip=skip)
     proto = whole_copy(model.proto, but=_only_rounded(model, placed))
     graph = proto.graph
     in_int8 = tuple(
@@ -90,16 +90,33 @@ def to_qdq(
         for node in graph.node
         if node.op_type in rules.operators and node.name not in placed.left_float
     )
-    parameters = _activation_parameters(model.index, placed, ranges, rules)
-    least = {} if rules.symmetric else _least_scales(model, placed, parameters)
+    parameters = activation_parameters(model.index, placed, ranges, rules)
     used = all_names(model.graph)
-    weights = _int8_weights(graph, model.index, placed, weight_bits, least, used)
+    rounded = rounded_weights(model, placed, parameters, rules, bits=weight_bits, scales=weight_scales or {})
+    weights = {
+        weight: _stored(graph, weight.name, *values, weight.axis, used) for weight, values in rounded.items()
+    }
     stored = list(weights.values())
     if not rules.symmetric:
         stored += _int32_biases(graph, placed, parameters, weights, used)
     _insert(graph, placed, parameters, weights, stored, used)
     drop_unused(graph)
     return Quantized(dialect, placed.tensors, in_int8, placed.left_float, model.derived(proto))
+
+
+def placed_in(model: OnnxModel, dialect: str, *, skip: Collection[str] = ()) -> tuple[OnnxModel, Placement]:
+    """The normalized float model that is quantized, and its placement.
+
+    Raises:
+        ModelError: the model is quantized already, has nothing to quantize, or no operator named in `skip`.
+    """
+    model = as_float(model)
+    if not rules_of(dialect).symmetric:
+        model = join_biases(model)
+    placed = place(model, dialect, skip=skip)
+    if not placed.weights and not placed.readers:
+        raise nothing_to_quantize(model.path, placed.left_float)
+    return model, placed
 
 
 def _only_rounded(model: OnnxModel, placed: Placement) -> set[str]:
@@ -124,13 +141,26 @@ def unsigned(low: float, high: float) -> Parameters:
     return scale, np.array(round(-low / float(scale)), np.uint8)
 
 
+def represented(scale: float, zero: Array) -> Range:
+    """The range whose scale and zero point these are, by `symmetric` for int8 and `unsigned` for uint8."""
+    first, last = (-127, 127) if zero.dtype == np.int8 else (0, 255)
+    return Range((first - int(zero)) * scale, (last - int(zero)) * scale)
+
+
 def quantize_weight(
-    weight: Array, axis: int | None, *, bits: int = 8, least_scale: Array | None = None
+    weight: Array,
+    axis: int | None,
+    *,
+    bits: int = 8,
+    least_scale: Array | None = None,
+    scale: Array | None = None,
 ) -> tuple[Array, Array]:
     """Rounds a weight to symmetric int8, with one scale per index of `axis`.
 
     Args:
         least_scale: the minimum scale by channel (see `_least_scales`).
+        scale: the scales; by default the largest value of each channel is the last step. With fewer than 6
+            bits, where steps are coarse, values are clipped as far as that lowers the square error.
 
     Returns:
         The int8 array and the float32 scales: shape [channels], or [] without an axis. A channel of zeros
@@ -138,9 +168,12 @@ def quantize_weight(
     """
     steps = 2 ** (bits - 1) - 1
     channels = np.moveaxis(weight, axis, 0) if axis is not None else weight[None]
-    largest = np.abs(channels).reshape(channels.shape[0], -1).max(axis=1).astype(np.float64)
-    scale = np.where(largest > 0, largest, largest.max() or steps) / steps
-    scale = np.maximum(scale, SMALLEST_SCALE if least_scale is None else least_scale).astype(np.float32)
+    if scale is None:
+        largest = np.abs(channels).reshape(channels.shape[0], -1).max(axis=1).astype(np.float64)
+        scale = np.where(largest > 0, largest, largest.max() or steps) / steps
+        scale = _clipping(channels, scale, steps) if bits < FINE else scale
+    least = SMALLEST_SCALE if least_scale is None else least_scale
+    scale = np.maximum(scale.reshape(-1), least).astype(np.float32)
     rounded = np.rint(channels / scale.reshape(-1, *[1] * (channels.ndim - 1)))
     rounded = np.clip(rounded, -steps, steps).astype(np.int8)
     if axis is None:
@@ -148,9 +181,21 @@ def quantize_weight(
     return np.ascontiguousarray(np.moveaxis(rounded, 0, axis)), scale
 
 
-def _activation_parameters(
+def _clipping(channels: Array, scale: Array, steps: int) -> Array:
+    """The scales, from half of these to these, with the least square error by channel."""
+    rows = channels.reshape(len(channels), -1).astype(np.float64)
+    tried = np.linspace(1.0, 0.5, 26)[:, None] * scale
+    errors = [
+        np.square(np.clip(np.rint(rows / one[:, None]), -steps, steps) * one[:, None] - rows).sum(axis=1)
+        for one in tried
+    ]
+    return np.asarray(tried[np.argmin(errors, axis=0), np.arange(len(rows))])
+
+
+def activation_parameters(
     index: Index, placed: Placement, ranges: Ranges, rules: DialectRules
 ) -> dict[str, Parameters]:
+    """The scale and the zero point of each tensor of a placement; a ModelError if one has no range."""
     missing = [name for name in placed.tensors if name not in ranges.tensors]
     if missing:
         raise ModelError(
@@ -176,26 +221,27 @@ def _within_clip(found: Range, name: str, index: Index) -> Range:
     return found if bound is None else Range(0.0, min(found.high, bound))
 
 
-def _int8_weights(
-    graph: onnx.GraphProto,
-    index: Index,
+def rounded_weights(
+    model: OnnxModel,
     placed: Placement,
+    parameters: Mapping[str, Parameters],
+    rules: DialectRules,
+    *,
     bits: int,
-    least: Mapping[Weight, Array],
-    used: set[str],
-) -> dict[Weight, onnx.NodeProto]:
-    """Stores each weight once per channel axis; returns the DequantizeLinear node of each."""
-    nodes: dict[Weight, onnx.NodeProto] = {}
-    for weight in placed.weights.values():
-        if weight in nodes:
-            continue
-        value = index.value(weight.name)
+    scales: Mapping[Weight, Array],
+) -> dict[Weight, tuple[Array, Array]]:
+    """The integers and the scales of each weight; `scales` has those that do not follow from the weight."""
+    least = {} if rules.symmetric else _least_scales(model, placed, parameters)
+    found: dict[Weight, tuple[Array, Array]] = {}
+    for weight in dict.fromkeys(placed.weights.values()):
+        value = model.index.value(weight.name)
         assert value is not None
         if not np.isfinite(value).all():
             raise ModelError(f"The weight {weight.name!r} has NaN or infinity.", "Train or load it again.")
-        rounded, scale = quantize_weight(value, weight.axis, bits=bits, least_scale=least.get(weight))
-        nodes[weight] = _stored(graph, weight.name, rounded, scale, weight.axis, used)
-    return nodes
+        found[weight] = quantize_weight(
+            value, weight.axis, bits=bits, least_scale=least.get(weight), scale=scales.get(weight)
+        )
+    return found
 
 
 def _stored(
@@ -285,7 +331,7 @@ def _insert(
             weight = placed.weights.get((position, place_))
             if weight is not None:
                 node.input[place_] = weights[weight].output[0]
-            elif name in parameters and (placed.everywhere or (position, place_) in placed.readers):
+            elif placed.rounds(position, place_, name):
                 node.input[place_] = after[name]
         made = list(node.output)
         node.output[:] = [before.get(name, name) for name in made]

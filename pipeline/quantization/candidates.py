@@ -76,13 +76,16 @@ class Trials:
     float_score: float
     dialect: str
     folder: Path
+    weight_bits: int = 8
 
     @classmethod
-    def of(cls, work: Work) -> Trials:
-        """Trials of the newest network of a run, in the dialect of its target."""
-        original = work.latest("onnx").path("onnx")
+    def of(cls, work: Work, *, weight_bits: int = 8) -> Trials:
+        """Trials of the newest network of a run in float, in the dialect of its target."""
+        newest = work.latest()  # a network that was quantized before has no weights beside its file
+        original = (newest if "onnx" in newest.files else work.latest("onnx")).path("onnx")
         network, dialect = Opened.of(load(original)), work.target.runtime.dialect
-        return cls(work, original, network, validated(work, original), dialect, work.directory / "trials")
+        score, folder = validated(work, original), work.directory / "trials"
+        return cls(work, original, network, score, dialect, folder, weight_bits)
 
     def drop(self, before: float, after: float) -> float:
         """How much worse the second score is."""
@@ -98,7 +101,21 @@ class Trials:
     ) -> Candidate:
         """Quantizes and scores; operators in `skip` stay in float."""
         source = in_float(source, base, skip)
-        quantized = to_qdq(source, ranges, dialect=self.dialect, skip=sorted(skip))
+        quantized = to_qdq(
+            source, ranges, dialect=self.dialect, skip=sorted(skip), weight_bits=self.weight_bits
+        )
+        return self.judged(name, quantized, source, base, ranges, skip)
+
+    def judged(
+        self,
+        name: str,
+        quantized: Quantized,
+        source: OnnxModel,
+        base: OnnxModel,
+        ranges: Ranges,
+        skip: Sequence[str] = (),
+    ) -> Candidate:
+        """Writes and scores a quantized network."""
         path = self.folder / f"{name}.onnx"
         save(quantized.model.proto, path)
         near = itertools.islice(inputs_of(self.work.workload, "validation"), NEAR)

@@ -12,7 +12,7 @@ import itertools
 import math
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +134,16 @@ def sensitivity_sentence(layers: tuple[Layer, ...], *, most: int = 5) -> str:
     return (
         f"each layer alone in INT8, worst first (signal-to-noise ratio, lost score): {', '.join(shown)}{more}"
     )
+
+
+def offer_sentence(returns: Sequence[Return]) -> str:
+    """A sentence on what all returns cost together, and on the other way: training."""
+    layers = "1 layer" if len(returns) == 1 else f"{len(returns)} layers"
+    times = [found.time[0] for found in returns if found.time is not None]
+    cost = (
+        f"the network takes {math.prod(times):.3f}x as long" if times else "its time is for the board to say"
+    )
+    return f"{layers} in float: {cost}; the stage qat would keep all in INT8, for its epochs of training"
 
 
 def return_sentence(found: Return, before: float) -> str:

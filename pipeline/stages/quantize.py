@@ -28,7 +28,14 @@ from ...targets.errors import ModelError, RecipeError
 from ...targets.plain import plain
 from ...targets.target import Target
 from ..quantization.candidates import Candidate, Step, Trials, first, stepped, timed, validated
-from ..quantization.sensitivity import Layer, return_sentence, returned, sensitivity, sensitivity_sentence
+from ..quantization.sensitivity import (
+    Layer,
+    offer_sentence,
+    return_sentence,
+    returned,
+    sensitivity,
+    sensitivity_sentence,
+)
 from ..work import Variant, Work
 from ..workload import inputs_of
 from .export import COMPARED, hop_sentence
@@ -67,11 +74,7 @@ class Quantize:
 
     def check_target(self, target: Target) -> None:
         """The target's runtime takes FP16 in the file, if it is asked for."""
-        if self.half and "file" not in target.runtime.fp16:
-            raise RecipeError(
-                f"The stage quantize has half = true, but {target.name} runs {target.runtime}.",
-                "FP16 in the file is for TensorRT 10 and later: leave half out.",
-            )
+        check_half("quantize", target, half=self.half)
 
     def __call__(self, work: Work) -> Work:
         work.progress(0, 3, "quantize: calibrate")
@@ -120,55 +123,81 @@ class Quantize:
         for found in returns:
             said.append(return_sentence(found, score))
             score = found.score
+        said.append(offer_sentence(returns))
         if kept is None:
             said.append(f"with one layer in INT8 the score is still worse by more than {allowed:g}")
         return layers, kept, said
 
     def _kept(self, work: Work, trials: Trials, kept: Candidate, said: list[str]) -> Work:
-        path = work.directory / "int8" / "model.onnx"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rounded = {name: kept.ranges.adequacy[name] for name in kept.quantized.tensors}
         batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
         int8 = Opened.of(kept.quantized.model)
         hop = compare(
             trials.network, int8, batches, kind="lossy", name="ONNX -> INT8", rounded_from=kept.source
         )
-        shipped = int8.model
-        if self.half:
-            shipped, sentence = self._halved(work, trials, int8)
-            said.append(sentence)
-        save(shipped.proto, path)
-        result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
-        result = result.with_json("ranges", kept.ranges.to_json())
+        result, words = delivered(work, trials, kept, name="int8", half=self.half, score_drop=self.score_drop)
         return result.logged(
             "quantize",
             self,
             f"{kept.ranges.method} ranges, {trials.dialect} dialect, validation "
             f"{work.workload.score_name} {kept.score:.4f} ({trials.float_score:.4f} in float)",
             hop_sentence("int8", hop),
-            *adequacy.words(rounded, samples=kept.ranges.samples, method=kept.ranges.method),
+            *words,
             *said,
-            *off_step(kept.source, kept.quantized.in_int8, work.target),
-            *lint_sentences(path, work.target, name="int8"),
         )
 
-    def _halved(self, work: Work, trials: Trials, int8: Opened) -> tuple[OnnxModel, str]:
-        """The model to ship, with FP16 if that is within the budget; and a sentence on what it changed."""
-        halved = to_half(int8.model, tensorrt=Platform.of(work.target).version)
-        path = trials.folder / "half.onnx"
-        save(halved.model.proto, path)
-        near = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
-        noise = noise_between(int8, Opened.of(halved.model), near)
-        if not noise < LIMITS["lossy"]:
-            raise ModelError(
-                f"FP16 changes the outputs by {noise:.3g} of their values: inner values exceed its range.",
-                "Leave half out, or equalize first.",
-            )
-        score = validated(work, path)
-        said = f"FP16 for operators in float: noise {noise:.2%}, validation {score:.4f}"
-        drop = trials.drop(trials.float_score, score)
-        # In this form NaN is over every budget.
-        if self.score_drop is not None and not drop <= self.score_drop:
-            kept = f"{drop:+.4f} of {self.score_drop:g} allowed: NOT kept, they stay FP32"
-            return int8.model, f"{said}, {kept}"
-        return halved.model, said + halved.words()
+
+def check_half(stage: str, target: Target, *, half: bool) -> None:
+    """Refuses FP16 in the file, if it is asked for, where the target's runtime does not take it."""
+    if half and "file" not in target.runtime.fp16:
+        raise RecipeError(
+            f"The stage {stage} has half = true, but {target.name} runs {target.runtime}.",
+            "FP16 in the file is for TensorRT 10 and later: leave half out.",
+        )
+
+
+def delivered(
+    work: Work, trials: Trials, kept: Candidate, *, name: str, half: bool, score_drop: float | None
+) -> tuple[Work, list[str]]:
+    """The work with a candidate as the network `name`, and its ranges; and sentences on its file.
+
+    Args:
+        half, score_drop: see `Quantize`.
+    """
+    path = work.directory / name / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shipped, said = kept.quantized.model, []
+    if half:
+        shipped, sentence = _halved(trials, Opened.of(shipped), score_drop)
+        said.append(sentence)
+    save(shipped.proto, path)
+    result = work.with_variant(Variant(name, {"onnx": Artifact.of(path)}))
+    rounded = {one: kept.ranges.adequacy[one] for one in kept.quantized.tensors}
+    return result.with_json("ranges", kept.ranges.to_json()), [
+        *said,
+        *adequacy.words(rounded, samples=kept.ranges.samples, method=kept.ranges.method),
+        *off_step(kept.source, kept.quantized.in_int8, work.target),
+        *lint_sentences(path, work.target, name=name),
+    ]
+
+
+def _halved(trials: Trials, int8: Opened, score_drop: float | None) -> tuple[OnnxModel, str]:
+    """The model to ship, with FP16 if that is within the budget; and a sentence on what it changed."""
+    work = trials.work
+    halved = to_half(int8.model, tensorrt=Platform.of(work.target).version)
+    path = trials.folder / "half.onnx"
+    save(halved.model.proto, path)
+    near = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
+    noise = noise_between(int8, Opened.of(halved.model), near)
+    if not noise < LIMITS["lossy"]:
+        raise ModelError(
+            f"FP16 changes the outputs by {noise:.3g} of their values: inner values exceed its range.",
+            "Leave half out, or equalize first.",
+        )
+    score = validated(work, path)
+    said = f"FP16 for operators in float: noise {noise:.2%}, validation {score:.4f}"
+    drop = trials.drop(trials.float_score, score)
+    # In this form NaN is over every budget.
+    if score_drop is not None and not drop <= score_drop:
+        kept = f"{drop:+.4f} of {score_drop:g} allowed: NOT kept, they stay FP32"
+        return int8.model, f"{said}, {kept}"
+    return halved.model, said + halved.words()

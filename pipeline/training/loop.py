@@ -44,6 +44,10 @@ Masks = Mapping[str, Tensor]
 Held = Sequence[tuple[nn.Parameter, Tensor]]
 
 
+class DivergedError(ModelError):
+    """The loss of a training became NaN or infinite."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The settings of a training.
@@ -137,7 +141,8 @@ def fit(model: nn.Module, job: TrainingJob) -> Fitted:
     """Trains a copy of `model` and returns it on the CPU, in eval mode.
 
     Raises:
-        ModelError: the loss became NaN or infinite, or a process was killed; the last checkpoint stays.
+        DivergedError: the loss became NaN or infinite; the last checkpoint stays.
+        ModelError: a process was killed; the last checkpoint stays.
         WorkloadError: the user's loss, optimizer or data failed, or the validation split is shuffled.
     """
     check_order(job.workload)
@@ -250,7 +255,7 @@ def train_step(
         value = loss.item()
     if not math.isfinite(value):
         cure = "Lower the learning rate (learning_rate of this stage); earlier epochs are kept."
-        raise ModelError(f"Training diverged: the loss is {value} in {where}.", cure)
+        raise DivergedError(f"Training diverged: the loss is {value} in {where}.", cure)
     fabric.backward(loss)
     optimizer.step()
     hold(held)
