@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pipeline.recipe import Recipe, SweepSettings, read_recipe
+from ..pipeline.report.words import headline
 from ..pipeline.runs.cache import Watcher, locked, prepared
 from ..pipeline.runs.prune_command import in_python, prune_alone, pruning, up_to_pruning
 from ..pipeline.runs.run import run as run_recipe
@@ -117,7 +118,7 @@ def run(
     chosen = [*_targeted(settings, target), *named]
     directory = Path(out) if out is not None else Path("runs") / Path(recipe).stem
     report = run_recipe(_for_its_board(Path(recipe), chosen), directory, watcher or Watcher())
-    return Run(report["verdict"]["sentence"], exit_code(report), report, directory)
+    return Run(headline(report), exit_code(report), report, directory)
 
 
 def sweep(

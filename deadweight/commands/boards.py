@@ -12,7 +12,7 @@ from rich.text import Text
 from typer import Argument, Option
 
 from ..targets.doctor import Check
-from ..targets.errors import DeadweightError, RecipeError
+from ..targets.errors import DeadweightError, RecipeError, RefusedError
 from ..terminal.options import JetPack, TargetName
 from ..terminal.printer import out
 from ..terminal.tables import explain, listing
@@ -104,7 +104,12 @@ def doctor(
 def bundle(
     run: Annotated[Path, Argument(help="A run's directory, or an ONNX file.")],
     to: Annotated[Path | None, Option("--out", help="Default: the run's name and .bundle.")] = None,
-    network: Annotated[str | None, Option(help="The network of the run; default: its last.")] = None,
+    network: Annotated[
+        str | None, Option(help="The network of the run; default: the one that its report says to ship.")
+    ] = None,
+    even_so: Annotated[
+        bool, Option("--even-so", help="Take a network that breaks a budget of its run, too.")
+    ] = False,
     target: TargetName = None,
     engine: Annotated[Path | None, Option(help="An engine that was built on such a board.")] = None,
     also: Annotated[
@@ -121,7 +126,10 @@ def bundle(
         float | None, Option(help="Largest error of outputs on the board, as a share of the largest value.")
     ] = None,
 ) -> None:
-    """Make a bundle to ship: the network, its golden inputs and outputs, and every file's hash, signed."""
+    """Make a bundle to ship: the network, its golden inputs and outputs, and every file's hash, signed.
+
+    Exit code: 1 the network breaks a budget of its run; nothing is written then.
+    """
     from ..export.release.bundle import bundle as make
     from ..targets.artifact import read_json
     from ..targets.target import load_target
@@ -129,18 +137,23 @@ def bundle(
     recorded = None
     if target is None and (run / "report.json").is_file():
         recorded = read_json(run / "report.json").get("conditions", {}).get("target")
-    made = make(
-        run,
-        to or run.with_name(f"{run.stem}.bundle"),
-        target=load_target(target or recorded or "x86-cpu"),
-        network=network,
-        engine=engine,
-        extras=also or (),
-        key=sign,
-        release=release,
-        expires=expires,
-        tolerance=tolerance,
-    )
+    try:
+        made = make(
+            run,
+            to or run.with_name(f"{run.stem}.bundle"),
+            target=load_target(target or recorded or "x86-cpu"),
+            network=network,
+            even_so=even_so,
+            engine=engine,
+            extras=also or (),
+            key=sign,
+            release=release,
+            expires=expires,
+            tolerance=tolerance,
+        )
+    except RefusedError as error:
+        explain(error.what, error.cure)
+        raise typer.Exit(1) from error
     out.say(f"The bundle: {made}")
     if sign is None:
         out.say("It is not signed, so boards will refuse it: --sign KEY.")

@@ -27,7 +27,7 @@ import numpy as np
 
 from ...targets import __version__
 from ...targets.artifact import read_json, sha256_of, write_json
-from ...targets.errors import ArtifactError
+from ...targets.errors import ArtifactError, RefusedError
 from ...targets.machine.child import child, patience_s
 from ...targets.plain import plain
 from ...targets.release.manifest import (
@@ -57,6 +57,7 @@ def bundle(
     *,
     target: Target,
     network: str | None = None,
+    even_so: bool = False,
     engine: Path | None = None,
     extras: Sequence[Path] = (),
     key: Path | None = None,
@@ -64,10 +65,11 @@ def bundle(
     expires: str | None = None,
     tolerance: float | None = None,
 ) -> Path:
-    """Makes a bundle of a run's last network, or of the given one, and returns its directory.
+    """Makes a bundle of the network that a run's report says to ship, or of the given one.
 
     Args:
         run: a run's directory, or an ONNX file.
+        even_so: whether a network that breaks a budget of its run is taken too.
         target: the board; its TensorRT and compute capability are written into the manifest.
         engine: a plan built on such a board; it loads only with a signature.
         extras: licences, the recipe, measurements.
@@ -80,6 +82,7 @@ def bundle(
 
     Raises:
         ArtifactError: a file is missing, a number or day is invalid, or `place` is not a bundle.
+        RefusedError: the network breaks a budget of its run.
         ModelError: the network does not run here, so there are no golden outputs.
     """
     now = _plausible(datetime.now(timezone.utc))
@@ -91,7 +94,7 @@ def bundle(
     allowed = target.runtime.tolerance if tolerance is None else tolerance
     if not 0 <= allowed <= 1:
         raise ArtifactError(f"The tolerance {allowed} is not from 0 to 1.", "Use a share, such as 0.01.")
-    model, name, reports = _select(run, network)
+    model, name, reports = _select(run, network, even_so=even_so)
     part = place.with_name(f".{place.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     if place.exists() and not (place / MANIFEST).is_file():
@@ -123,7 +126,7 @@ def bundle(
     return place
 
 
-def _select(run: Path, network: str | None) -> tuple[Path, str, list[Path]]:
+def _select(run: Path, network: str | None, *, even_so: bool) -> tuple[Path, str, list[Path]]:
     """The network's file, the bundle's name, and the reports."""
     if run.suffix == ".onnx":
         if not run.is_file():
@@ -140,7 +143,15 @@ def _select(run: Path, network: str | None) -> tuple[Path, str, list[Path]]:
         cure = f"It has {', '.join(shipped)}." if shipped else "Run it with the stage export."
         wanted = f"a network named '{network}'" if network else "an exported network"
         raise ArtifactError(f"{run} does not have {wanted}.", cure)
-    chosen = network or shipped[-1]
+    ship = report.get("ship", {}).get("network")
+    chosen = network or (ship if ship in shipped else shipped[-1])
+    broken = next(row.get("broken", []) for row in report["rows"] if row["name"] == chosen)
+    if broken and not even_so:
+        others = f" The run says to ship {ship}." if ship not in (None, chosen) else ""
+        raise RefusedError(
+            f"The network {chosen} breaks a budget of its run: {'; '.join(broken)}.{others}",
+            "Ship another network (--network), change the budgets and run again, or give --even-so.",
+        )
     reports = [run / name for name in _REPORTS if (run / name).is_file()]
     return run / "networks" / f"{chosen}.onnx", _plain(f"{report.get('name', run.name)}-{chosen}"), reports
 

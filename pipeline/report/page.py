@@ -22,6 +22,7 @@ from .units import PLUS_MINUS, ScoreScale, count, duration, interval, moment, pe
 from .words import (
     budget_sentence,
     budgets_sentence,
+    headline,
     how_sure,
     judged_row,
     label,
@@ -43,9 +44,9 @@ def report_page(report: Report) -> str:
     said = [row["words"] for row in controls if "words" in row]
     verdict, run = report["verdict"], f"{report['name']} · {moment(report['created'])}"
     return document(
-        f"{report['name']}: {verdict['sentence']}",
+        f"{report['name']}: {headline(report)}",
         [
-            Head(verdict["sentence"], run, verdict["outcome"], how_sure(verdict), [_budgets(report, scale)]),
+            Head(headline(report), run, verdict["outcome"], how_sure(verdict), [_budgets(report, scale)]),
             _key_figures(report, scale),
             _networks(report, scale),
             Section("What the controls say", [Words(said)]),

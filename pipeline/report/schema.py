@@ -84,7 +84,8 @@ class Speedup(TypedDict):
 class Row(TypedDict):
     """One network; the first is the original. `ota_bytes`, the bytes to send, exists with a budget for it.
 
-    `engine_score` is the score of the engine that a board built from it and ran.
+    `engine_score` is the score of the engine that a board built from it and ran. `broken` has a sentence for
+    each budget that it breaks.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Row(TypedDict):
     speedup: Speedup | None
     ota_bytes: NotRequired[int | None]
     engine_score: NotRequired[float | None]
+    broken: NotRequired[list[str]]
 
 
 @_closed
@@ -208,6 +210,14 @@ class Budget(TypedDict):
 
 
 @_closed
+class Ship(TypedDict):
+    """The row to ship, None if each breaks a budget; the sentence says why, "" if nothing was measured."""
+
+    network: str | None
+    sentence: str
+
+
+@_closed
 class StageTime(TypedDict):
     """A stage of the run: the seconds it took when it last ran, and whether it came from the cache."""
 
@@ -238,6 +248,7 @@ class Report(TypedDict):
     statistics: NotRequired[dict[str, UnitLists] | None]
     sweep: NotRequired[Sweep | None]
     budgets: NotRequired[list[Budget]]
+    ship: NotRequired[Ship]
 
 
 def validate_report(value: object, source: str = "report.json") -> Report:

@@ -9,7 +9,7 @@ from . import document, tables
 from .document import SIGNS, Cell
 from .schema import Report, Sweep
 from .units import MISSING, ScoreScale
-from .words import budget_sentence, how_sure, scale_of
+from .words import budget_sentence, headline, how_sure, scale_of
 
 _STYLES = {"faster": "green", "slower": "red", "equal": "blue", "cannot_tell": "yellow"}
 
@@ -19,7 +19,7 @@ def verdict_line(report: Report) -> Text:
     verdict = report["verdict"]
     style = _STYLES[verdict["outcome"]]
     line = Text()
-    line.append(f"{SIGNS[verdict['outcome']]} {verdict['sentence']}", style=f"bold {style}")
+    line.append(f"{SIGNS[verdict['outcome']]} {headline(report)}", style=f"bold {style}")
     line.append(f"\n  {how_sure(verdict)}")
     for budget in report.get("budgets", []):
         if not budget["met"]:

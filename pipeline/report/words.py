@@ -61,12 +61,18 @@ def judged_row(report: Report) -> Row:
     return report["rows"][-1]
 
 
+def headline(report: Report) -> str:
+    """The first line: which network to ship and why, and its speed."""
+    ship = report.get("ship", {"network": None, "sentence": ""})
+    return f"{ship['sentence']} {report['verdict']['sentence']}".strip()
+
+
 def verdict_sentence(verdict: Verdict, candidate: str) -> str:
     """One sentence for an outcome; `candidate` is the row's name.
 
     Slower is stated as the time it takes, because "0.8 times as fast" is easily misread.
     """
-    network = {"int8": "INT8", "tuned": "pruned and tuned"}.get(candidate, candidate)
+    network = {"int8": "INT8", "qat": "INT8 (QAT)", "tuned": "pruned and tuned"}.get(candidate, candidate)
     if (value := verdict["ratio"]) is None:
         return f"Nothing was measured, so the speed of the {network} network is not known."
     if verdict["outcome"] == "faster":

@@ -1,6 +1,6 @@
 """Makes the content of report.json from a finished run: rows, controls, widths, budgets and the verdict.
 
-The verdict is about the last network of the chain, because that one is shipped. Only measured times enter it.
+The verdict is about the network to ship, see shipping.py. Only measured times enter it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from ..report.units import ScoreScale, capital
 from ..report.words import control_sentences, label, sparse_sentences, verdict_sentence
 from ..work import Variant, Work
 from .cache import Run, made_by
+from .shipping import broken_budgets, choose
 from .sweep import Swept, bounds, speedup
 
 
@@ -57,28 +58,30 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
     words = control_sentences(rows, controls, scale, n=scored["samples"])
     for control, sentence in zip(controls, words, strict=True):
         control["words"] = sentence
-    if recipe.budgets.ota_bytes is not None:
-        rows[-1]["ota_bytes"] = sent_bytes(work.latest("onnx").path("onnx"))
-    # An engine that a board scored is what is shipped.
-    before, final = ({**row, "score": row.get("engine_score", row["score"])} for row in (rows[0], rows[-1]))
-    if unproven(*measured.values()):  # simulated or emulated figures neither keep nor break a budget
-        final = {**final, "latency_s": None, "speedup": None, "memory_bytes": None}
-    if recipe.budgets.max_gpu_fallbacks is not None:
-        final["gpu_fallbacks"] = gpu_fallbacks(work.latest("onnx").path("onnx"), work.target)
-    budgets = check_budgets(recipe.budgets, before, final, higher)
+    budgets = {row["name"]: _budgets(recipe, work, rows[0], row, measured) for row in rows[1:] or rows}
+    for row in rows:
+        if broken := broken_budgets(budgets.get(row["name"], ()), scale):
+            row["broken"] = broken
+    choice = choose(rows, budgets, measured, scale)
     return {
         "schema": 1,
         "name": recipe.path.stem,
         "created": utc_now(),
-        "verdict": _verdict(rows[-1]["name"], measured),
+        "verdict": _verdict(choice.candidate, measured),
+        "ship": {"network": choice.network, "sentence": choice.sentence},
         "rows": rows,
         "controls": controls,
         "words": [
             *words,
             *_sparse(work, rows),
-            *(read_json(work.artifacts["int8"].checked())["words"] if "int8" in work.artifacts else ()),
+            *(
+                sentence
+                for name in ("int8", "qat")
+                if name in work.artifacts
+                for sentence in read_json(work.artifacts[name].checked())["words"]
+            ),
             *int8_sentences(measured),
-            *time_sentences(rows[-1]["name"], measured),
+            *time_sentences(choice.candidate, measured),
             *(swept.refused if swept else ()),
         ],
         "widths": _widths(work),
@@ -87,7 +90,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
         "sweep": swept.sweep if swept else None,
         "score_name": work.workload.score_name,
         "higher_is_better": higher,
-        "budgets": [cast(Budget, dataclasses.asdict(check)) for check in budgets],
+        "budgets": budgets[choice.candidate],
         "conditions": {
             "target": work.target.name,
             "test_samples": scored["samples"],
@@ -100,6 +103,23 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
             for f in run.finished
         ],
     }
+
+
+def _budgets(
+    recipe: Recipe, work: Work, original: Row, row: Row, measured: Mapping[str, Measurement]
+) -> list[Budget]:
+    """The checks of one network; the bytes to send, if there is a budget for them, go into its row."""
+    files = work.variant(row["name"]).files
+    if recipe.budgets.ota_bytes is not None:
+        row["ota_bytes"] = sent_bytes(work.variant(row["name"]).path("onnx")) if "onnx" in files else None
+    # An engine that a board scored is what is shipped.
+    before, final = ({**one, "score": one.get("engine_score", one["score"])} for one in (original, row))
+    if unproven(*measured.values()):  # simulated or emulated figures neither keep nor break a budget
+        final = {**final, "latency_s": None, "speedup": None, "memory_bytes": None}
+    if recipe.budgets.max_gpu_fallbacks is not None and "onnx" in files:
+        final["gpu_fallbacks"] = gpu_fallbacks(work.variant(row["name"]).path("onnx"), work.target)
+    checks = check_budgets(recipe.budgets, before, final, work.workload.higher_is_better)
+    return [cast(Budget, dataclasses.asdict(check)) for check in checks]
 
 
 def exit_code(report: Report) -> int:

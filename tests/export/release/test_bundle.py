@@ -189,3 +189,29 @@ def test_a_public_key_alone_cannot_sign(run: Path, key: Path, tmp_path: Path) ->
     alone.write_text(key.with_suffix(".pub").read_text())
     with pytest.raises(ArtifactError, match="cannot sign"):
         bundle(run, tmp_path / "out", target=CPU, key=alone)
+
+
+def with_report(run: Path, ship: str | None, **broken: list[str]) -> Path:
+    rows = [{"name": name, "broken": broken.get(name, [])} for name in ("original", "pruned", "int8")]
+    report = {"name": "my mlp", "rows": rows, "ship": {"network": ship, "sentence": ""}}
+    (run / "report.json").write_text(json.dumps(report))
+    return run
+
+
+def test_the_network_that_the_report_says_to_ship_is_taken(run: Path, tmp_path: Path) -> None:
+    place = bundle(with_report(run, "original", int8=["too slow"]), tmp_path / "out", target=CPU)
+    assert (place / "model.onnx").read_bytes() == (run / "networks/original.onnx").read_bytes()
+
+
+def test_a_network_that_breaks_a_budget_is_refused_unless_it_is_wanted_even_so(
+    run: Path, tmp_path: Path
+) -> None:
+    with_report(run, "original", int8=["drop of accuracy: 5.00 points, at most 1.00 points: broken"])
+    with pytest.raises(RefusedError, match="int8 breaks a budget of its run: drop of accuracy: 5") as caught:
+        bundle(run, tmp_path / "out", target=CPU, network="int8")
+    assert "The run says to ship original" in caught.value.what
+    assert "--even-so" in caught.value.cure
+    assert not (tmp_path / "out").exists()
+    assert bundle(run, tmp_path / "out", target=CPU, network="int8", even_so=True).is_dir()
+    with pytest.raises(RefusedError, match="int8 breaks a budget"):
+        bundle(with_report(run, None, int8=["too slow"]), tmp_path / "none", target=CPU)
