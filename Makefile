@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.set-up
 PYTHONS ?= 3.10 3.11 3.12 3.13
 
-.PHONY: setup demo test test-slow test-board test-jetson test-pythons dist check bench bench-gate zoo corpus fuzz
+.PHONY: setup demo demo-signs test test-slow test-board test-jetson test-pythons dist check bench bench-gate zoo corpus fuzz
 
 setup: $(STAMP)
 
@@ -18,6 +18,10 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 
 demo: setup
 	$(BIN)/deadweight run examples/fashion_mnist/mlp.toml
+
+# A task that is harder, with both controls: about half an hour on 2 cores.
+demo-signs: setup
+	$(BIN)/deadweight run examples/signs/residual.toml
 
 # Two processes of one thread each: most of a test is Python. All tests of a file run in one process, with its fixtures.
 test: setup
@@ -37,11 +41,11 @@ test-board: setup
 test-jetson: setup
 	$(BIN)/python -m pytest -m jetson --on $(ON)
 
-# Another Python each: install, import, the targets and export tests, and one small run.
+# Another Python each: install, import, the targets and export tests, the bytes of the signs, and one small run.
 test-pythons:
 	for version in $(PYTHONS); do \
 	  $(MAKE) VENV=.venv-$$version PYTHON=python$$version setup && \
-	  .venv-$$version/bin/python -m pytest tests/targets tests/export tests/test_small_run.py || exit 1; \
+	  .venv-$$version/bin/python -m pytest tests/targets tests/export tests/test_small_run.py tests/test_signs_rendering.py || exit 1; \
 	done
 
 # Wheel and sdist, each installed and run in new environments of these Pythons.

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "examples" / "detector")]
+EXAMPLES = HERE.parent / "examples"
+sys.path[:0] = [str(HERE), str(HERE.parent), str(EXAMPLES)]
+sys.path[:0] = [str(EXAMPLES / name) for name in ("detector", "signs", "steering")]
 
 # In CI a test may be skipped for a reason that starts with one of these, and for no other.
 SKIPPED_IN_CI = {

@@ -1,0 +1,101 @@
+"""The examples that draw their own data: networks, scores, and a run of each at its smallest setting."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import road
+import torch
+from drive import drive
+from pictures import classes
+from png import tiled, write_png
+from signs import DepthwiseSigns, Quick, ResidualSigns
+from steering import PilotNet, inputs_of, moments
+
+from deadweight.pipeline.pruning.groups import choose
+from deadweight.pipeline.pruning.surgery import apply
+from deadweight.pipeline.pruning.trace import trace
+from deadweight.pipeline.pruning.verify import verify
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+
+
+def test_the_networks_on_signs_are_of_the_size_that_their_pages_say() -> None:
+    sizes = [
+        sum(p.numel() for p in one().build_model().parameters()) for one in (ResidualSigns, DepthwiseSigns)
+    ]
+    assert sizes[0] == pytest.approx(1.1e6, rel=0.02)
+    assert sizes[1] == pytest.approx(0.12e6, rel=0.02)
+
+
+def test_a_reader_that_knows_every_sign_scores_one_and_one_that_says_the_same_of_all_a_fortieth() -> None:
+    workload = Quick()
+    batches = list(workload.batches("validation"))
+    answers = iter(batches)
+    assert workload.score(lambda _: {"output": np.eye(40)[next(answers)["class"].numpy()]}, batches) == 1.0
+    assert workload.score(lambda given: {"output": np.eye(40)[[0] * len(given["image"])]}, batches) == 0.025
+
+
+def test_a_pilot_net_is_cut_although_the_speed_joins_its_features() -> None:
+    torch.manual_seed(0)
+    model = PilotNet().eval()
+    groups = trace(model, (torch.randn(2, 3, road.ROWS, road.COLUMNS), torch.randn(2, 1)))
+    plan = choose(groups, {group.name: torch.rand(group.size) for group in groups}, ratio=0.5)
+    verify(model, apply(model, plan, groups), plan, groups)
+    assert plan.widths["place"].after == 50
+
+
+def test_the_driver_that_knows_the_road_stays_in_its_lane_and_one_who_holds_the_wheel_straight_does_not() -> (
+    None
+):
+    straight = drive(lambda inputs: {"output": np.zeros((len(inputs["speed"]), 1))}, count=3, steps=200)
+    assert straight.in_lane < 0.8
+    assert straight.departures >= len(straight.failures) > 0
+    roads = road.made_roads(3, 700, 7)
+    still = np.zeros(3, np.float32)
+    cars = road.Cars(still, still, still, np.full(3, 12, np.float32), still)
+    for _ in range(200):
+        cars = road.moved(roads, cars, road.wanted_angle(roads, cars))
+        assert np.abs(cars.offset).max() < 0.85
+
+
+def test_the_same_place_looks_the_same_and_the_wheels_turn_more_at_speed() -> None:
+    roads = road.made_roads(2, 100, 1)
+    still = np.zeros(2, np.float32)
+    slow, fast = (road.Cars(still + 5, still, still, np.full(2, v, np.float32), still) for v in (9, 10))
+    assert np.array_equal(road.seen(roads, slow), road.seen(roads, fast))
+    assert not np.array_equal(inputs_of(roads, slow)["speed"], inputs_of(roads, fast)["speed"])
+    assert moments(8, 1)["image"].shape == (8, 3, road.ROWS, road.COLUMNS)
+
+
+def test_a_picture_is_a_png_of_all_tiles(tmp_path: Path) -> None:
+    shown = tiled([np.zeros((2, 3, 3), np.uint8)] * 3, columns=2)
+    assert shown.shape == (4, 6, 3)
+    write_png(tmp_path / "a.png", shown)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert classes().shape == (4 * 64, 20 * 64, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", ["signs", "steering"])
+def test_the_smallest_setting_of_an_example_runs_to_its_report(example: str, tmp_path: Path) -> None:
+    recipe = EXAMPLES / example / "quick.toml"
+    command = [sys.executable, "-m", "deadweight", "run", str(recipe), "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode in (0, 1, 3), done.stderr
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    if example == "steering":
+        script = [
+            sys.executable,
+            str(EXAMPLES / "steering" / "drive.py"),
+            str(tmp_path / "run"),
+            "--roads",
+            "2",
+        ]
+        driven = subprocess.run(script, capture_output=True, text=True, check=True, cwd=ROOT)
+        assert driven.stdout.count("degrees |") == 4
