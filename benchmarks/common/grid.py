@@ -1,4 +1,4 @@
-"""What the benchmarks on Fashion-MNIST share: cells measured in parallel, kept as lines of JSON, and resumed.
+"""What the benchmarks on the examples share: cells measured in parallel, kept as lines of JSON, and resumed.
 
 A cell is a dictionary of plain values that says what is tried; its figures are added to it and appended to
 a .jsonl file as soon as they are there. A cell that stands in the file is not measured again, so a benchmark
@@ -40,11 +40,20 @@ from deadweight.targets.target import load_target
 
 Cell = dict[str, Any]
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion_mnist"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLE = EXAMPLES / "fashion_mnist"
+WORKLOADS = {
+    "mlp": "fashion_mnist/workload.py:Mlp",
+    "lenet": "fashion_mnist/workload.py:Mlp",
+    "cnn": "fashion_mnist/workload.py:Cnn",
+    "detector": "detector/detector.py:Detector",
+    "signs": "signs/signs.py:ResidualSigns",
+    "depthwise": "signs/signs.py:DepthwiseSigns",
+}
 RUNS = Path("runs") / "grid"
 SEEDS = (0, 1, 2)
-EPOCHS = {"mlp": 8, "lenet": 8, "cnn": 10}  # of the originals
-TUNING = {"mlp": 5, "lenet": 5, "cnn": 5}
+EPOCHS = {"mlp": 8, "lenet": 8, "cnn": 10, "detector": 12, "signs": 10, "depthwise": 10}  # of the originals
+TUNING = {"mlp": 5, "lenet": 5, "cnn": 5, "detector": 4, "signs": 1, "depthwise": 1}
 
 
 class LeNet300(nn.Module):
@@ -63,8 +72,8 @@ class LeNet300(nn.Module):
 
 @functools.cache
 def workload_of(network: str) -> Workload:
-    """The example's workload of "mlp" or "cnn", or the same with LeNet-300-100."""
-    workload = load_workload(f"workload.py:{'Cnn' if network == 'cnn' else 'Mlp'}", EXAMPLE)
+    """An example's workload; that of "lenet" is the MLP's with LeNet-300-100."""
+    workload = load_workload(WORKLOADS[network], EXAMPLES)
     if network == "lenet":
         workload.build_model = LeNet300  # type: ignore[method-assign]
     return workload

@@ -1,6 +1,6 @@
-"""Every criterion against both controls on Fashion-MNIST: raw and tuned, at equal size, over three seeds.
+"""Every criterion against both controls on Fashion-MNIST and the signs: raw and tuned, at equal size.
 
-    python benchmarks/pruning/criteria.py [--networks mlp cnn] [--jobs 2]
+    python benchmarks/pruning/criteria.py [--networks mlp cnn signs] [--jobs 2]
     python benchmarks/pruning/criteria.py --table       the tables of what was measured so far, in Markdown
     python benchmarks/pruning/criteria.py --plot FILE   the curves, as SVG
 
@@ -51,7 +51,7 @@ GLOBAL = ("activation", "taylor", "lamp")
 
 def cells(network: str) -> list[Cell]:
     """What is tried on a network; batch-norm scales need a batch norm."""
-    names = [name for name in CRITERIA if network == "cnn" or name != "batch_norm"]
+    names = [name for name in CRITERIA if name != "batch_norm" or network not in ("mlp", "lenet")]
     made: list[Cell] = []
     for removed in REMOVED:
         tried = names if network == "mlp" or removed == 0.75 else list(FEW)
