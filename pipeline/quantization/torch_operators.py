@@ -175,7 +175,7 @@ def _reshape(a: Attributes, x: Tensor, shape: Tensor) -> Tensor:
 def _resize(
     a: Attributes,
     x: Tensor,
-    roi: Tensor | None = None,
+    _roi: Tensor | None = None,
     scales: Tensor | None = None,
     sizes: Tensor | None = None,
 ) -> Tensor:

@@ -66,13 +66,12 @@ def choose(
     }
     level = [row for row in known if row["name"] not in slower]
     chosen = max(level, key=lambda row: (_score(row, scale), -(row["file_bytes"] or 0), rows.index(row)))
-    why = _why(chosen, fastest, level=level, kept=kept, there=there)
-    others = [f"{label(name)} takes {ratio(times)} as long" for name, times in slower.items()]
-    return Choice(
-        chosen["name"],
-        chosen["name"],
-        "; ".join([f"Ship {label(chosen['name'])}: {why}", *others, *broken_words]) + ".",
-    )
+    name, speedup = label(chosen["name"]), chosen["speedup"]
+    slow = speedup is not None and speedup["outcome"] == "slower"
+    said = [f"Ship none for its speed: {name} is slower than the original" if slow else f"Ship {name}"]
+    said[0] += f": {_why(chosen, level=level, kept=kept, there=there)}"
+    said += [f"{label(other)} takes {ratio(times)} as long" for other, times in slower.items()]
+    return Choice(chosen["name"], chosen["name"], "; ".join([*said, *broken_words]) + ".")
 
 
 def broken_budgets(budgets: Sequence[Budget], scale: ScoreScale) -> list[str]:
@@ -85,9 +84,7 @@ def _score(row: Row, scale: ScoreScale) -> float:
     return float("-inf") if score is None else -scale.loss(score)
 
 
-def _why(
-    chosen: Row, fastest: Row, *, level: Sequence[Row], kept: Sequence[Row], there: Sequence[Row]
-) -> str:
+def _why(chosen: Row, *, level: Sequence[Row], kept: Sequence[Row], there: Sequence[Row]) -> str:
     if len(there) == 1:
         return "it breaks no budget"
     if len(kept) == 1:

@@ -94,6 +94,8 @@ def test_the_stage_keeps_to_its_budget_and_says_which_layer_cost_what(work: Work
     said = "; ".join(done.log[-1].words)
     assert "allowed; each layer alone in INT8, worst first" in said
     assert "fc2/Gemm back to float" in said
+    assert "1 layer in float: the network takes " in said
+    assert "the stage qat would keep all in INT8" in said
     content = read_json(done.artifacts["int8"].checked())
     assert content["layers"][0]["name"] == "fc2/Gemm"
     assert all(words in done.log[-1].words for words in content["words"])

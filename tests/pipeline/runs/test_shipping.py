@@ -123,6 +123,13 @@ PLANTED: list[tuple[str, dict[str, Network], Budgets, str | None, str]] = [
         "Ship INT8: none that breaks no budget is faster",
     ),
     (
+        "all are slower than the original",
+        {"tuned": (2.4, 0.9), "int8": (3.0, 0.9)},
+        Budgets(score_drop=0.02),
+        "tuned",
+        "Ship none for its speed: Pruned and tuned is slower than the original: it is the fastest of 2",
+    ),
+    (
         "there is one candidate",
         {"tuned": (1.2, 0.895)},
         Budgets(score_drop=0.02),
