@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.set-up
 PYTHONS ?= 3.10 3.11 3.12 3.13
 
-.PHONY: setup demo demo-signs test test-slow test-board test-jetson test-pythons dist check bench bench-gate zoo corpus fuzz
+.PHONY: setup demo demo-signs test test-slow test-board test-jetson test-jetson-soak test-pythons dist check bench bench-gate zoo corpus fuzz
 
 setup: $(STAMP)
 
@@ -40,6 +40,10 @@ test-board: setup
 # On a real board, by ssh: make test-jetson ON=user@board
 test-jetson: setup
 	$(BIN)/python -m pytest -m jetson --on $(ON)
+
+# Five minutes of soak and energy on a real board: make test-jetson-soak ON=user@board
+test-jetson-soak: setup
+	$(BIN)/python -m pytest -m jetson tests/test_soak_on_board.py --on $(ON)
 
 # Another Python each: install, import, the targets and export tests, the bytes of the signs, and one small run.
 test-pythons:

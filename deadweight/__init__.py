@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .targets import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .api import build, compare, gate, lint, memory, profile, prune, quantize, run, sweep
+    from .api import build, compare, gate, lint, memory, profile, prune, quantize, run, soak, sweep
     from .export.quantization.calibrate import calibrate
     from .export.quantization.to_qdq import to_qdq
     from .export.to_onnx import to_onnx
@@ -48,7 +48,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "export.quantization.calibrate": ("calibrate",),
     "terminal.show": ("show",),
-    "api": ("build", "compare", "gate", "lint", "memory", "profile", "prune", "quantize", "run", "sweep"),
+    "api": (
+        *("build", "compare", "gate", "lint", "memory"),
+        *("profile", "prune", "quantize", "run", "soak", "sweep"),
+    ),
     "export.to_onnx": ("to_onnx",),
     "export.quantization.to_qdq": ("to_qdq",),
     "pipeline.pruning.groups": ("choose", "remove"),
@@ -80,7 +83,7 @@ __all__ += ["Plan", "ProcessTimes", "Protocol", "Recipe", "Runtime", "Session", 
 __all__ += ["TensorSpec", "Work", "Workload", "apply", "build", "calibrate", "choose", "collect", "compare"]
 __all__ += ["gate", "judge", "lint", "load_pruned", "load_target", "measure_memory", "memory"]
 __all__ += ["open_session", "plan_of", "profile", "prune", "quantize", "read_recipe", "remove", "run"]
-__all__ += ["save_pruned", "show", "sweep", "time_together", "to_onnx", "to_qdq", "trace", "verify"]
+__all__ += ["save_pruned", "show", "soak", "sweep", "time_together", "to_onnx", "to_qdq", "trace", "verify"]
 
 
 def __getattr__(name: str) -> Any:

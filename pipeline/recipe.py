@@ -181,6 +181,12 @@ def check_order(recipe: Recipe) -> None:
             f"The budget {asked[0]} needs an ONNX file, and no stage writes one.",
             'Add the stage "export".',
         )
+    spends = [named for named in recipe.stages if getattr(named.stage, "energy_minutes", 0)]
+    if recipe.budgets.energy_j is not None and not spends:
+        raise RecipeError(
+            "The budget energy_j is set, and no stage measures energy.",
+            'Set energy_minutes in the stage "profile": docs/soak.md.',
+        )
 
 
 def parse_value(text: str) -> Any:

@@ -200,6 +200,33 @@ def _compare(options: argparse.Namespace) -> _Answer:
     return (3 if result["void"] else exit_code(judgement.outcome)), result
 
 
+def _soak(options: argparse.Namespace) -> _Answer:
+    from dataclasses import replace
+
+    from .paths import stored
+    from .remote.received_files import measuring
+    from .timing.loads import BUILT_IN
+    from .timing.soak import soak
+    from .timing.soak_record import SoakPlan
+
+    plan = _read(SoakPlan, options.plan)
+    with measuring(options.cache), contextlib.ExitStack() as stack:
+        loads = dict(plan.loads)
+        for name, load in loads.items():
+            if load.model not in BUILT_IN:
+                trusted = _trusted(load.model, options.root, options.cache, runtime=load.runtime)
+                path, runtime = stack.enter_context(trusted)
+                loads[name] = replace(load, model=str(path), runtime=runtime)
+        done = soak(
+            replace(plan, loads=loads),
+            folder=stored(options.cache, "soaks"),
+            root=options.root,
+            progress=lambda done, total: _progress(done, total, "soak"),
+        )
+    # The names are those that were asked for: a sealed path is not one.
+    return 0, plain(replace(done, plan=plan))
+
+
 @contextlib.contextmanager
 def _open_models(
     options: argparse.Namespace, models: Sequence[Tuple[str, str]]
@@ -353,7 +380,7 @@ def _error(error: DeadweightError) -> Dict[str, str]:
 _COMMANDS: Dict[str, Callable[[argparse.Namespace], Any]] = {
     command.__name__[1:]: command
     for command in (
-        *(_doctor, _facts, _verify, _install, _rollback, _profile, _layers, _compare, _infer),
+        *(_doctor, _facts, _verify, _install, _rollback, _profile, _layers, _compare, _soak, _infer),
         *(_unpack, _build, _held, _receive, _send),
     )
 }

@@ -33,6 +33,8 @@ class Budgets:
         ota_bytes: the maximum size of the model in a complete, lossless update file
             (`deadweight delta NEW`).
         max_gpu_fallbacks: the maximum number of operators that a DLA may leave to the GPU.
+        energy_j: the maximum energy of an inference beyond idle, in joules; the whole interval must be
+            below it.
     """
 
     score_drop: Optional[float] = None
@@ -45,6 +47,7 @@ class Budgets:
     file_bytes: Optional[int] = None
     ota_bytes: Optional[int] = None
     max_gpu_fallbacks: Optional[int] = None
+    energy_j: Optional[float] = None
 
     def __post_init__(self) -> None:
         for name, limit in asdict(self).items():
@@ -91,6 +94,7 @@ def check_budgets(
         "file_bytes": final.get("file_bytes"),
         "ota_bytes": final.get("ota_bytes"),
         "max_gpu_fallbacks": final.get("gpu_fallbacks"),
+        "energy_j": final.get("energy_j"),
     }
     at_least = ("parameters_removed", "speedup")
     checks = []

@@ -28,9 +28,9 @@ ARROWS = {
     "deadweight/api": "export/lint export/memory export/onnx_graph export/quantization pipeline/report "
     "pipeline/runs targets/engines targets/gate targets/machine targets/remote targets/runtimes "
     "targets/timing",
-    "deadweight/commands": "deadweight/api deadweight/terminal export/coding export/release pipeline/report "
-    "targets/coded targets/engines targets/gate targets/release targets/remote targets/runtimes "
-    "targets/timing",
+    "deadweight/commands": "deadweight/api deadweight/terminal export/coding export/onnx_graph "
+    "export/release pipeline/report targets/coded targets/engines targets/gate targets/release "
+    "targets/remote targets/runtimes targets/timing",
     "deadweight/terminal": "deadweight/api pipeline/report pipeline/runs targets/gate targets/machine "
     "targets/timing",
     "pipeline": "pipeline/pruning",
@@ -44,7 +44,7 @@ ARROWS = {
     "pipeline/stages": "pipeline/budget pipeline/compression pipeline/importance pipeline/pruning "
     "pipeline/quantization pipeline/training export/coding export/lint export/onnx_graph export/parity "
     "export/quantization targets/engines targets/machine targets/remote targets/runtimes targets/timing",
-    "pipeline/report": "targets/engines targets/gate",
+    "pipeline/report": "targets/engines targets/gate targets/timing",
     "pipeline/runs": "pipeline/importance pipeline/pruning pipeline/quantization pipeline/report "
     "pipeline/stages pipeline/training export/lint export/onnx_graph export/release targets/machine "
     "targets/timing",
@@ -55,7 +55,8 @@ ARROWS = {
     "export/lint": "export/onnx_graph export/quantization targets/engines",  # it asks NVIDIA's parser
     "export/memory": "export/onnx_graph targets/runtimes",
     "export/coding": "export/onnx_graph targets/coded",
-    "export/release": "export/coding export/onnx_graph targets/machine targets/release targets/runtimes",
+    "export/release": "export/coding export/onnx_graph export/quantization targets/engines targets/machine "
+    "targets/release targets/runtimes",
     "targets": "targets/coded targets/engines targets/machine targets/release targets/remote "
     "targets/runtimes targets/timing",  # the agent and the doctor stand on all of them
     "targets/boards": "",

@@ -14,9 +14,22 @@ if TYPE_CHECKING:
     from .gating import gate
     from .latency import compare, profile
     from .recipes import prune, run, sweep
+    from .soaking import soak
 
-__all__ = ["build", "compare", "gate", "lint", "memory", "profile", "prune", "quantize", "run", "sweep"]
-_HOMES = {"gate": "gating", "compare": "latency", "profile": "latency"}
+__all__ = [
+    "build",
+    "compare",
+    "gate",
+    "lint",
+    "memory",
+    "profile",
+    "prune",
+    "quantize",
+    "run",
+    "soak",
+    "sweep",
+]
+_HOMES = {"gate": "gating", "compare": "latency", "profile": "latency", "soak": "soaking"}
 _HOMES |= dict.fromkeys(("prune", "run", "sweep"), "recipes")
 
 

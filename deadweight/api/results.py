@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ..targets.timing.layers import LayerJudgement
     from ..targets.timing.measurement import Measurement
     from ..targets.timing.memory import Memory
+    from ..targets.timing.soak_record import Soak as SoakRecord
+    from ..targets.timing.soak_summary import Summary
 
 MEANINGS = {0: "good", 1: "slower, refused, or a budget is broken", 3: "cannot tell, or nothing was measured"}
 
@@ -215,3 +217,27 @@ class Sweep(Result):
     swept: Swept
     score_drop: float
     directory: Path
+
+
+@dataclass(frozen=True)
+class Soak(Result):
+    """One model, or two in alternating periods, over minutes or hours.
+
+    Attributes:
+        models: the paths of "baseline", "candidate" and the neighbour, "beside".
+        soak: all periods, and the conditions.
+        summary: latency, tails, energy, memory, verdicts, and what slowed the machine.
+    """
+
+    models: Mapping[str, Path]
+    soak: SoakRecord
+    summary: Summary
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the verdict, the summary and every period."""
+        costs = [
+            {"mode": mode, "load": load, "beside": beside, **one.to_json()}
+            for (mode, load, beside), one in self.summary.costs.items()
+        ]
+        summary = {**plain(replace(self.summary, costs={})), "costs": costs}
+        return {"verdict": self.verdict, "summary": summary, "soak": plain(self.soak)}

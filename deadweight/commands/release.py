@@ -1,4 +1,4 @@
-"""The commands about releases: verify, delta, install and rollback."""
+"""The commands about releases: verify, delta, handover, camera, install and rollback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from typer import Argument, Option
 
 from ..targets.errors import ArtifactError, RefusedError
-from ..terminal.options import On
+from ..terminal.options import On, Precision
 from ..terminal.printer import out
 from ..terminal.tables import bar, explain
 
@@ -71,6 +71,43 @@ def delta(
     if ota_bytes is not None and made.bytes > ota_bytes:
         out.say(("Over the budget:", "red"), f" ota_bytes {ota_bytes:,}")
         raise typer.Exit(1)
+
+
+def handover(
+    bundle: Annotated[Path, Argument(help="A bundle's directory.")],
+    destination: Annotated[str, Option("--to", help="deepstream, triton or trtexec.")],
+    to: Annotated[Path | None, Option("--out", "-o", help="The folder; default: beside the bundle.")] = None,
+    batch: Annotated[int, Option(min=1, help="The largest batch, if the model's is dynamic.")] = 1,
+    precision: Precision = "fp16",
+    dla_core: Annotated[int | None, Option(help="A DLA core, with the bundle's calibration.cache.")] = None,
+    parser: Annotated[
+        str, Option(metavar="LIB:FUNCTION", help="DeepStream's parser of your detector's outputs.")
+    ] = "",
+) -> None:
+    """Write what DeepStream, Triton or trtexec want beside a bundle's network."""
+    from ..export.release.handover import handover as write
+
+    place = to or bundle.with_name(f"{bundle.name}.{destination}")
+    for path in write(
+        bundle, place, to=destination, batch=batch, precision=precision, dla_core=dla_core, parser=parser
+    ):
+        out.say(str(path))
+
+
+def camera(
+    model: Annotated[Path, Argument(help="The network, as ONNX, with one float image as its input.")],
+    preprocessing: Annotated[
+        Path, Option(metavar="FILE.toml", help="mean, std and scale: docs/handover.md.")
+    ],
+    to: Annotated[Path, Option("--out", "-o", help="The file.")],
+) -> None:
+    """Give a network camera input: uint8 pixels, with the normalization folded into it where exact."""
+    from ..export.onnx_graph.camera_input import read_preprocessing, with_camera_input
+    from ..export.onnx_graph.graph import load, save
+
+    made, folded = with_camera_input(load(model), read_preprocessing(preprocessing))
+    save(made.proto, to)
+    out.say(f"The network: {to}. Folded into its first convolution: {folded}.")
 
 
 def install(

@@ -244,3 +244,10 @@ def _(result: results.Sweep) -> list[RenderableType]:
     if not swept.chosen:
         shown.append(Text(f"No setting keeps the score within {result.score_drop}."))
     return [*shown, Text(f"Table and plot: {result.directory / 'sweep.html'}, sweep.csv, sweep.json")]
+
+
+@lines.register
+def _(result: results.Soak) -> list[RenderableType]:
+    from .soak_lines import soak_lines
+
+    return soak_lines(result)

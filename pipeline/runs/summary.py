@@ -82,6 +82,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
             ),
             *int8_sentences(measured),
             *time_sentences(choice.candidate, measured),
+            *(f"{label(name)}: {one['sentence']}." for name, one in _energy(work).items()),
             *(swept.refused if swept else ()),
         ],
         "widths": _widths(work),
@@ -118,8 +119,14 @@ def _budgets(
         final = {**final, "latency_s": None, "speedup": None, "memory_bytes": None}
     if recipe.budgets.max_gpu_fallbacks is not None and "onnx" in files:
         final["gpu_fallbacks"] = gpu_fallbacks(work.variant(row["name"]).path("onnx"), work.target)
+    final["energy_j"] = _energy(work).get(str(row["name"]), {}).get("high_j")
     checks = check_budgets(recipe.budgets, before, final, work.workload.higher_is_better)
     return [cast(Budget, dataclasses.asdict(check)) for check in checks]
+
+
+def _energy(work: Work) -> dict[str, Any]:
+    """By network: a sentence, and the upper end of the interval; empty where none was measured."""
+    return read_json(work.artifacts["energy"].checked()) if "energy" in work.artifacts else {}
 
 
 def exit_code(report: Report) -> int:

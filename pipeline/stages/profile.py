@@ -18,8 +18,9 @@ from ...export.quantization.fp16 import write_half
 from ...targets.engines.build_settings import BuildSettings
 from ...targets.errors import MeasurementError
 from ...targets.machine.probe import conditions
+from ...targets.paths import CACHE, stored
 from ...targets.plain import plain
-from ...targets.remote.board import time_on
+from ...targets.remote.board import soak_on, time_on
 from ...targets.remote.on_board import HowThere, ready_on
 from ...targets.remote.ssh import connected
 from ...targets.runtimes.runtime import runtime_named
@@ -27,9 +28,13 @@ from ...targets.timing import measurement
 from ...targets.timing.clock import time_together
 from ...targets.timing.layer_reasons import explained
 from ...targets.timing.layers import judge_layers
+from ...targets.timing.loads import Load
 from ...targets.timing.measurement import CALM, Measurement, Protocol
 from ...targets.timing.memory import measure_memory
 from ...targets.timing.ort_layers import LAYER_PROTOCOL
+from ...targets.timing.soak import soak
+from ...targets.timing.soak_record import SoakPlan
+from ...targets.timing.soak_summary import energies
 from ..compression.masks import load_masks
 from ..work import Work
 
@@ -49,6 +54,7 @@ class Profile:
         runtime: another runtime of that board than its best, e.g. "onnxruntime".
         precision: of the engines' float parts, of the original too: fp32, fp16 or best (docs/engines.md).
         layers: whether every layer is timed and judged too, with the runtime's profiler.
+        energy_minutes: how long all run in turn for the energy of an inference (docs/soak.md); 0: not at all.
     """
 
     events: Annotated[int, Field(ge=1)] = 24
@@ -56,6 +62,7 @@ class Profile:
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     memory: bool = True
     layers: bool = True
+    energy_minutes: Annotated[float, Field(ge=0, le=600)] = 0.0
     on: str = ""
     runtime: str = ""
     precision: Literal["fp32", "fp16", "best"] = "fp16"
@@ -75,7 +82,10 @@ class Profile:
         )
         if self.on:
             how = how_on(work, runtime=self.runtime, precision=self.precision)
-            result, said = profile_on(self.on, work, paths, protocol, how=how, memory=self.memory)
+            minutes = self.energy_minutes
+            result, said = profile_on(
+                self.on, work, paths, protocol, how=how, memory=self.memory, energy_minutes=minutes
+            )
             return result.logged("profile", self, *said)
         if work.target.runtime.builds:
             board = f"{work.target.title} is a board, and this machine is not"
@@ -87,6 +97,14 @@ class Profile:
         result, words = _saved(work, measured)
         if self.memory:
             result = result.with_json("memory", _memory(paths, work))
+        if self.energy_minutes:
+            plan = _energy_plan(paths, protocol, self.energy_minutes)
+            timed = soak(
+                plan,
+                folder=stored(CACHE, "soaks"),
+                progress=lambda done, total: work.progress(done, total, "energy"),
+            )
+            result = result.with_json("energy", energies(timed))
         if self.layers and len(paths) > 1 and here.time_layers is not None:
             try:
                 result = result.with_json("layers", self._layers(paths, work))
@@ -136,6 +154,15 @@ def _memory(paths: Mapping[str, Path], work: Work) -> dict[str, object]:
     return result
 
 
+def _energy_plan(paths: Mapping[str, Path], protocol: Protocol, minutes: float) -> SoakPlan:
+    """A soak of all networks, in periods short enough for some rounds."""
+    loads = {
+        name: Load(str(path), protocol.runtime, threads=protocol.threads, batch=protocol.batch)
+        for name, path in paths.items()
+    }
+    return SoakPlan(loads, minutes=minutes, period_s=2.0)
+
+
 def how_on(work: Work, *, runtime: str, precision: str) -> HowThere:
     """What runs this work's networks on a board: engines for the target, or the runtime that was chosen."""
     target = work.target
@@ -146,9 +173,17 @@ def how_on(work: Work, *, runtime: str, precision: str) -> HowThere:
 
 
 def profile_on(
-    on: str, work: Work, paths: Mapping[str, Path], protocol: Protocol, *, how: HowThere, memory: bool
+    on: str,
+    work: Work,
+    paths: Mapping[str, Path],
+    protocol: Protocol,
+    *,
+    how: HowThere,
+    memory: bool,
+    energy_minutes: float = 0.0,
 ) -> tuple[Work, list[str]]:
-    """Writes "measurements", "memory" and "engines" as the board made them; returns the sentences to report.
+    """Writes "measurements", "memory", "energy" and "engines" as the board made them; returns the sentences.
+
 
     Raises:
         TargetError: the board cannot be reached, or the connection broke; copied files stay there.
@@ -158,10 +193,15 @@ def profile_on(
         ready = ready_on(board, paths, how)
         memory = memory and not ready.runtime.builds
         timed = time_on(board, ready, protocol=protocol, memory=memory)
+        there = {name: Path(path) for name, path in ready.there.items()}
+        plan = _energy_plan(there, ready.protocol(protocol), energy_minutes) if energy_minutes else None
+        spent = None if plan is None else energies(soak_on(board, plan))
     result, invalid = _saved(work, timed.measurements)
     first = next(iter(timed.measurements.values()))
     if timed.memory:
         result = result.with_json("memory", {"conditions": first.conditions, **plain(timed.memory)})
+    if spent is not None:
+        result = result.with_json("energy", spent)
     if ready.engines:
         made = {"on": on, "runtime": ready.runtime.name, "precision": ready.precision}
         result = result.with_json("engines", {**made, "engines": dict(ready.engines)})

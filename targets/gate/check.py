@@ -28,6 +28,7 @@ from ..timing.judge import Judgement, fewest_events, judge, unproven
 from ..timing.measurement import Measurement
 from ..timing.memory import measure_memory
 from ..timing.sequential import CONFIDENCE, compare_until_decided, slowdown
+from ..timing.soak_summary import Energy
 from ..timing.tail import needed_samples, tail_of
 from .baseline import Baseline, refuse_other_inputs, refuse_other_runtime
 from .history import protocol_key, session_s
@@ -85,6 +86,7 @@ def check(
     taken: Optional[Mapping[str, Measurement]] = None,
     inputs: Optional[Path] = None,
     board: Optional[Runtime] = None,
+    energy: Optional[Energy] = None,
     progress: Optional[Counted] = None,
 ) -> Gated:
     """Compares a model with the accepted one and checks the budgets.
@@ -92,7 +94,7 @@ def check(
     Without `old` the history's sessions of the accepted model are used. `scores` are the accepted model's and
     the candidate's. `taken` are measurements of both, `baseline` and `candidate`, from elsewhere (a board).
     `inputs` is the NPZ file with which the baseline was recorded, if any. `board` is the runtime of the board
-    that the user named; a baseline only names its runtime, and loads no code.
+    that the user named; a baseline only names its runtime, and loads no code. `energy` is the candidate's.
 
     Raises:
         ModelError, MeasurementError: it cannot be timed, or there is nothing to compare it with, or the
@@ -152,6 +154,8 @@ def check(
     reason = unproven(*measured.values())
     if reason:
         checks = [_cannot_tell(one, reason) if one.name in _TIMED else one for one in checks]
+    if budgets.energy_j is not None:
+        checks.append(_energy_check(budgets.energy_j, energy))
     if budgets.score_drop is not None:
         checks.append(_score_check(budgets.score_drop, *scores))
     return Gated(tuple(checks), against, judgement, measured, memory, tuple(remarks))
@@ -240,6 +244,14 @@ def _slowdown_check(judgement: Judgement, limit: float) -> Check:
 
 def _cannot_tell(check: Check, reason: str) -> Check:
     return replace(check, outcome="cannot_tell", sentence=f"{reason}; {check.sentence}")
+
+
+def _energy_check(limit: float, energy: Optional[Energy]) -> Check:
+    if energy is None or energy.j is None:
+        words = "energy was not measured" if energy is None else energy.sentence()
+        return Check("energy_j", "cannot_tell", limit, None, None, None, words)
+    value, low, high = energy.j.value, energy.j.low, energy.j.high
+    return Check("energy_j", _outcome((low, high), limit), limit, value, low, high, energy.sentence())
 
 
 def _score_check(limit: float, old: Optional[float], new: Optional[float]) -> Check:

@@ -20,6 +20,8 @@ def limit_text(check: Check) -> str:
     """The limit in a readable unit."""
     if check.name.endswith("_s"):
         return f"{1e3 * check.limit:g} ms"
+    if check.name.endswith("_j"):
+        return f"{1e3 * check.limit:g} mJ"
     if check.name.endswith("_bytes"):
         return f"{check.limit / 1e6:g} MB"
     return f"{100 * check.limit:g} %" if check.name == "slowdown" else f"{check.limit:g}"

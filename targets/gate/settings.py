@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 CONFIG = Path("deadweight.toml")
 """The settings that are read where no others are named."""
-_GATED = ("slowdown", "latency_s", "p99_s", "memory_bytes", "file_bytes", "score_drop")
+_GATED = ("slowdown", "latency_s", "p99_s", "memory_bytes", "file_bytes", "score_drop", "energy_j")
 
 
 @dataclass(frozen=True)

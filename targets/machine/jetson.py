@@ -12,7 +12,7 @@ import re
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 
 from . import nvidia_tools
 from .nvidia_tools import Clock, PowerMode
@@ -20,6 +20,7 @@ from .nvidia_tools import Clock, PowerMode
 _CPU = "sys/devices/system/cpu/cpu[0-9]*/cpufreq"
 _GPU = ("gpu-gpc-0", "*.gpu", "*.ga10b", "*.gv11b", "*.gp10b", "*.gm20b", "57000000.gpu")
 _EMC = "sys/kernel/debug/bpmp/debug/clk/emc"
+_EVENTS, _THROTTLE = "sys/class/hwmon/hwmon*/oc[0-9]_event_cnt", "thermal_throttle/*_throttle_count"
 _OVER_CURRENT = {"oc1": "under-voltage", "oc2": "average over-current", "oc3": "over-current"}
 _LIMITS_A_CLOCK = r"(cpufreq|devfreq|thermal-[a-z]*freq)-.*|.*-throttle-alert"
 """Cooling devices that lower a clock, on Orin at 99 °C. Others do not: fans, user-space and NVMe devices, and
@@ -104,7 +105,7 @@ def read_state(root: Path, *, tools: bool = False) -> BoardState:
         power_mode=_power_mode(root, tools=tools),
         clocks=clocks,
         temperatures_c=_temperatures(root),
-        counters=_counters(root),
+        counters=counters(root),
         throttling=tuple(name for name in cooling(root) if re.fullmatch(_LIMITS_A_CLOCK, name)),
         rails_w=_rails(root),
     )
@@ -221,10 +222,13 @@ def _temperatures(root: Path) -> Dict[str, float]:
     return celsius
 
 
-def _counters(root: Path) -> Dict[str, int]:
+def counters(root: Path) -> Dict[str, int]:
+    """Events since boot that slowed the machine, by kind; of a PC, its CPU's thermal throttling."""
+    files = [(path, _OVER_CURRENT.get(path.name[:3], path.name[:3])) for path in sorted(root.glob(_EVENTS))]
+    files += [(path, "throttling") for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/" + _THROTTLE)]
     counts: Dict[str, int] = {}
-    for path in sorted(root.glob("sys/class/hwmon/hwmon*/oc[0-9]_event_cnt")):
-        event, count = _OVER_CURRENT.get(path.name[:3], path.name[:3]), number_of(path)
+    for path, event in files:
+        count = number_of(path)
         if count is not None:
             counts[event] = counts.get(event, 0) + count
     return counts
@@ -236,33 +240,54 @@ def cooling(root: Path) -> Tuple[str, ...]:
     return tuple(text_of(each / "type") for each in folders if (number_of(each / "cur_state") or 0) > 0)
 
 
-def total_power_w(rails_w: Mapping[str, float]) -> Optional[Tuple[float, str]]:
-    """The board's power in watts, and its source: a rail's name, or `sum of rails`."""
+def supplying(rails: Iterable[str]) -> Tuple[Tuple[str, ...], str]:
+    """The rails whose power together is the board's, and its source: a rail's name, or `sum of rails`."""
+    known = tuple(rails)
     for name in _TOTAL_RAILS:
-        if name in rails_w:
-            return rails_w[name], name
-    parts = [power for name, power in rails_w.items() if name not in _BELOW_OTHERS]
-    return (sum(parts), "sum of rails") if parts else None
+        if name in known:
+            return (name,), name
+    return tuple(name for name in known if name not in _BELOW_OTHERS), "sum of rails"
+
+
+def total_power_w(rails_w: Mapping[str, float]) -> Optional[Tuple[float, str]]:
+    """The board's power in watts, and its source."""
+    names, source = supplying(rails_w)
+    return (sum(rails_w[name] for name in names), source) if names else None
+
+
+def rail_files(root: Path) -> Dict[str, Tuple[Tuple[Path, ...], float]]:
+    """By power rail: the files whose product is its power, and the watts of one unit of it.
+
+    INA3221 has mV and mA, its successors (INA226, INA238) have microwatts; JetPack 4's driver has milliwatts.
+    """
+    rails: Dict[str, Tuple[Tuple[Path, ...], float]] = {}
+    for monitor in sorted(root.glob("sys/class/hwmon/hwmon[0-9]*")):
+        if not re.match(r"ina\d", text_of(monitor / "name")):
+            continue
+        for power in sorted(monitor.glob("power[0-9]_input")):
+            label = text_of(monitor / f"power{power.name[5]}_label") or text_of(monitor / "label") or "VIN"
+            rails[label] = (power,), 1e-6
+        for label_file in sorted(monitor.glob("in[0-9]_label")):
+            pair = tuple(monitor / f"{what}{label_file.name[2]}_input" for what in ("in", "curr"))
+            if all(map(Path.exists, pair)):  # in7 is a sum and has no current
+                rails[text_of(label_file)] = pair, 1e-6
+    for label_file in sorted(root.glob("sys/bus/i2c/drivers/ina3221x/*/iio*device*/rail_name_[0-9]")):
+        power = label_file.parent / f"in_power{label_file.name[-1]}_input"
+        rails[text_of(label_file)] = (power,), 1e-3
+    rails.pop("NC", None)
+    return rails
+
+
+def rail_w(files: Tuple[Path, ...], unit_w: float) -> Optional[float]:
+    """The power of a rail now, in watts; None where a file of it cannot be read."""
+    watts = unit_w
+    for number in map(number_of, files):
+        if number is None:
+            return None
+        watts *= number
+    return watts
 
 
 def _rails(root: Path) -> Dict[str, float]:
-    """Power by rail, in watts: INA3221 (mV times mA) and INA238 (microwatts), and JetPack 4's driver."""
-    watts: Dict[str, float] = {}
-    for monitor in sorted(root.glob("sys/class/hwmon/hwmon[0-9]*")):
-        kind = text_of(monitor / "name")
-        if kind == "ina238":
-            power = number_of(monitor / "power1_input")
-            if power is not None:
-                watts[text_of(monitor / "label") or "VIN"] = power / 1e6
-        for label in sorted(monitor.glob("in[0-9]_label")) if kind == "ina3221" else ():
-            millivolts, milliamperes = (
-                number_of(monitor / f"{what}{label.name[2]}_input") for what in ("in", "curr")
-            )
-            if millivolts is not None and milliamperes is not None:  # in7 is a sum and has no current
-                watts[text_of(label)] = millivolts * milliamperes / 1e6
-    for label in sorted(root.glob("sys/bus/i2c/drivers/ina3221x/*/iio*device*/rail_name_[0-9]")):
-        power = number_of(label.parent / f"in_power{label.name[-1]}_input")
-        if power is not None:
-            watts[text_of(label)] = power / 1000
-    watts.pop("NC", None)
-    return watts
+    read = {name: rail_w(*each) for name, each in rail_files(root).items()}
+    return {name: watts for name, watts in read.items() if watts is not None}

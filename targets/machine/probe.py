@@ -66,7 +66,7 @@ def conditions(root: Path = Path("/")) -> Dict[str, Any]:
             "governors": sorted({_text(path) for path in root.glob(_CORES + "cpufreq/scaling_governor")}),
             "clocks_hz": list(_clocks_hz(root)),
             "cores_allowed": cores_allowed(),
-            "throttled": _throttled(root),
+            "throttled": sum(jetson.counters(root).values()),
         },
     }
     if jetson.is_jetson(root):
@@ -124,7 +124,7 @@ def snapshot(root: Path = Path("/")) -> Snapshot:
         major_faults=used.ru_majflt,
         swapped_pages=sum(map(int, swaps)),
         stolen_s=stolen / os.sysconf("SC_CLK_TCK"),
-        throttled=_throttled(root),
+        throttled=sum(jetson.counters(root).values()),
         clocks_hz=_clocks_hz(root),
         board=jetson.read_state(root) if jetson.is_jetson(root) else None,
     )
@@ -252,9 +252,3 @@ def _board_states(facts: Mapping[str, Any]) -> Tuple[BoardState, BoardState]:
     known = [{} if None in states else {name: state[name] for name in names} for state in states]
     before, after = (from_plain(BoardState, each, "The board's state") for each in known)
     return before, after
-
-
-def _throttled(root: Path) -> int:
-    names = (_CORES + "thermal_throttle/*_throttle_count", "sys/class/hwmon/hwmon*/oc*_event_cnt")
-    read = [_text(path) for name in names for path in root.glob(name)]
-    return sum(int(value) for value in read if value.isdigit())

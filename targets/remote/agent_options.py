@@ -56,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     add("candidate")
     add("--margin", type=float, default=0.02)
     add("--until-decided", action="store_true", help="add events until the outcome is clear")
+    add = command("soak", "run models for minutes to hours, and record what happens")
+    add("--plan", required=True, help="JSON")
     add = command("infer", "run the arrays of an NPZ file through a model")
     add("model")
     add("inputs", type=Path)

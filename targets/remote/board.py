@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..timing.layers import Layers
     from ..timing.measurement import Measurement, Protocol
     from ..timing.memory import Memory
+    from ..timing.soak_record import Soak, SoakPlan
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,13 @@ def compare_on(
         value = {one.name: answer["judgement"][one.name] for one in fields(Judgement)}
     value.update({key: math.inf for key, figure in value.items() if figure is None})  # JSON has no infinity
     return _timed(board, answer, ready), typed(Judgement, value, board.name)
+
+
+def soak_on(board: Transport, plan: SoakPlan) -> Soak:
+    """Runs a plan whose paths are those of the board."""
+    from ..timing.soak_record import Soak
+
+    return typed(Soak, board.run(["soak", "--plan", json.dumps(plain(plan))])[1], board.name)  # type: ignore[no-any-return]
 
 
 def infer_on(
