@@ -87,7 +87,7 @@ def soak(
     try:
         from ..pipeline.report.soak_page import write_soak
     except ImportError:  # a CI job has no jinja2
-        out.say("No page: pip install jinja2 plotly")
+        out.say("The page needs jinja2 and plotly, which the extra [workstation] has.")
     else:
         names = {name: path.name for name, path in found.models.items()}
         page = to.with_suffix(".html")
