@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 import numpy as np
 
 from .binomial import clopper_pearson
-from .judge import Judgement, fewest_events, judge, order_statistic
+from .judge import Judgement, fewest_events, judge, order_statistic, unproven
 from .measurement import Interval, Measurement, Protocol
 from .sequential import CONFIDENCE
 from .soak_record import NEIGHBOUR, Period, Soak
@@ -209,16 +209,16 @@ def _row(
         frames / seconds,
         missed,
         clopper_pearson(missed, frames)[1] if soak.plan.loads[name].rate_hz else 0.0,
-        None if beside else energy(idle, timed, name, soak.no_sensor),
+        None if beside else energy(idle, timed, name, soak.no_sensor or unproven(measured)),
         parts,
         tuple(windows),
     )
 
 
-def energy(idle: Sequence[Period], busy: Sequence[Period], name: str, no_sensor: str = "") -> Energy:
+def energy(idle: Sequence[Period], busy: Sequence[Period], name: str, unknown: str = "") -> Energy:
     """The energy of an inference of a load that ran alone, from idle and busy periods of the same rounds."""
-    if no_sensor:
-        return Energy(None, no_sensor)
+    if unknown:
+        return Energy(None, unknown)
     still = {one.round: one for one in idle if one.power_w is not None}
     pairs = [(still[one.round], one) for one in busy if one.power_w is not None and one.round in still]
     needed = fewest_events(CONFIDENCE)
