@@ -28,6 +28,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs,mlflow,tensorboard]' mlflow nbclient ipykernel
 	$(BIN)/python -m pytest -m "slow and not board and not jetson"
 
 # An emulated arm64 system, and the tools that build images in it. Needs root, and Linux 6.7 or newer.

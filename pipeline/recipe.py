@@ -62,6 +62,7 @@ class Recipe:
         workload: "file.py:name", relative to the recipe, or "package.module:name".
         target: the board; in the TOML its name, or the path of the user's own .toml file.
         values: the TOML as it was read, with every `--set` applied.
+        log: where the run is also written, see `loggers`.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class Recipe:
     stages: tuple[NamedStage, ...]
     sweep: SweepSettings | None
     values: Mapping[str, Any]
+    log: tuple[str, ...] = ()
 
     def set(self, settings: Iterable[str]) -> Recipe:
         """This recipe with settings such as "prune.mean=0.1", "stages[2].mean=0.1" or "seed=3" replaced.
@@ -107,6 +109,7 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
         budgets: dict[str, Any] = field(default_factory=dict)
         stages: tuple[dict[str, Any], ...] = ()
         sweep: dict[str, Any] | None = None
+        log: str | tuple[str, ...] = ()
 
     folder = str(path.parent.resolve())
     if folder not in sys.path:
@@ -131,7 +134,8 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
             named_files(stages[-1].stage, "code")  # fails now if the user's own criterion does not exist
     sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, f"{path.name}, sweep")
     budgets = checked(Budgets, top.budgets, f"{path.name}, budgets")
-    return Recipe(path, top.workload, target, top.seed, budgets, tuple(stages), sweep, values)
+    log = (top.log,) if isinstance(top.log, str) else top.log
+    return Recipe(path, top.workload, target, top.seed, budgets, tuple(stages), sweep, values, log)
 
 
 def check_stages(recipe: Recipe) -> None:

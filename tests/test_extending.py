@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
-from test_readme import BLOCK, ROOT, run
+from test_readme import BLOCK, FILE, ROOT, run
 
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
-FILE = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ ARROWS = {
     "pipeline/pruning": "",
     "pipeline/training": "pipeline/pruning targets/runtimes",
     "pipeline/importance": "pipeline/pruning pipeline/training",
+    "pipeline/loggers": "",
     "pipeline/compression": "pipeline/importance pipeline/pruning pipeline/training targets/timing",
     "pipeline/budget": "pipeline/pruning pipeline/training export/onnx_graph",
     "pipeline/quantization": "pipeline/training export/onnx_graph export/parity export/quantization "
@@ -45,9 +46,9 @@ ARROWS = {
     "pipeline/quantization pipeline/training export/coding export/lint export/onnx_graph export/parity "
     "export/quantization targets/engines targets/machine targets/remote targets/runtimes targets/timing",
     "pipeline/report": "targets/engines targets/gate targets/timing",
-    "pipeline/runs": "pipeline/importance pipeline/pruning pipeline/quantization pipeline/report "
-    "pipeline/stages pipeline/training export/lint export/onnx_graph export/release targets/machine "
-    "targets/timing",
+    "pipeline/runs": "pipeline/importance pipeline/loggers pipeline/pruning pipeline/quantization "
+    "pipeline/report pipeline/stages pipeline/training export/lint export/onnx_graph export/release "
+    "targets/machine targets/timing",
     "export": "export/lint export/onnx_graph export/parity export/quantization",
     "export/onnx_graph": "",
     "export/parity": "export/onnx_graph",

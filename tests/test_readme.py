@@ -1,6 +1,7 @@
-"""The fenced blocks of the READMEs that are marked to be run, run as a reader would: in order, in one folder.
+"""The fenced blocks of READMEs and pages that are marked, run as a reader would: in order, in one folder.
 
 A block is marked by a comment on the line before it: <!-- run --> or, where it takes long, <!-- run slow -->.
+One marked <!-- file: NAME --> is written to that file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- run( slow)? -->\n```(\w+)\n(.*?)```", re.DOTALL)
-READMES = ("README.md", "examples/fashion_mnist/README.md")
+FILE = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
+# On these pages every block is run.
+PAGES = ("docs/logging.md",)
+READMES = ("README.md", "examples/fashion_mnist/README.md", *PAGES)
 
 
 def blocks(*, slow: bool) -> list[tuple[str, str, str]]:
@@ -37,7 +41,11 @@ def checkout(place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkout(tmp_path_factory.mktemp("readme"))
+    place = checkout(tmp_path_factory.mktemp("readme"))
+    for page in PAGES:
+        for name, text in FILE.findall((ROOT / page).read_text("utf-8")):
+            (place / name).write_text(text)
+    return place
 
 
 def run(folder: Path, language: str, text: str, allowed: tuple[int, ...] = (0,)) -> None:
@@ -50,6 +58,13 @@ def run(folder: Path, language: str, text: str, allowed: tuple[int, ...] = (0,))
 def test_there_are_blocks_to_run() -> None:
     assert blocks(slow=False)
     assert blocks(slow=True)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_a_page_is_run(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    fenced = len(re.findall(r"^```\w+$", text, re.MULTILINE))
+    assert fenced == len(BLOCK.findall(text)) + len(FILE.findall(text))
 
 
 @pytest.mark.parametrize(("readme", "language", "text"), blocks(slow=False))

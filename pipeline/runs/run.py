@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 from ...export.onnx_graph.external_data import copy, drop_stale
 from ...targets.artifact import read_json, write_json
+from ..loggers.log import Entry, logs
 from ..recipe import Recipe, SweepSettings, check_order
 from ..report.page import write_report, write_sweep
 from ..report.schema import Report
@@ -20,22 +23,52 @@ from .sweep import Swept, require_choice, sweep
 def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
     """Runs or resumes a recipe; writes report and networks. After an error, finished stages are kept."""
     check_order(recipe)
-    with locked(directory):
+    first = _first(recipe, directory)
+    with locked(directory), logs(recipe.log, first) as log:
         run_, work = prepared(recipe, directory, watcher)
         swept = None
         if recipe.sweep is not None:
             swept = sweep(recipe, recipe.sweep, run_, work)
             recipe = recipe.set(require_choice(swept, recipe.sweep))
             run_.finished.clear()  # the chosen setting's stages follow again, from the cache
-        for stage in recipe.stages:
+        for step, stage in enumerate([*recipe.stages, NamedStage("evaluate", Evaluate())], start=1):
             work = run_.step(stage, work)
-        work = run_.step(NamedStage("evaluate", Evaluate()), work)
+            done = first.of({f"{step}-{stage.name}": dataclasses.asdict(run_.finished[-1])})
+            log.write(dataclasses.replace(done, step=step))
         report = summarize(recipe, work, run_, swept)
         report["words"] = [*report.get("words", []), *look_sentences(looks(directory, work))]
         deliver(work, directory)
-        write_json(directory / "report.json", report)
-        write_report(directory)
+        files = (directory / "report.json", _written(report, directory))
+        done = first.of(_logged(report))
+        log.write(dataclasses.replace(done, step=step + 1, status="finished", files=files))
+        if log.remarks:
+            report["words"] += log.remarks
+            _written(report, directory)
         return report
+
+
+def _first(recipe: Recipe, directory: Path) -> Entry:
+    """The first entry of a log: the recipe. Its stages follow with all their settings; logs may be secret."""
+    values = {name: value for name, value in recipe.values.items() if name not in ("stages", "log")}
+    return Entry(directory.resolve().name, recipe.path.parent).of({"settings": values})
+
+
+def _logged(report: Report) -> dict[str, Any]:
+    """What a log keeps of a report: all but the lists of units and layers."""
+    sweep = report.get("sweep")
+    return {
+        **{row["name"]: row for row in (*report["rows"], *report.get("controls", []))},
+        "verdict": report["verdict"],
+        "budgets": {budget["name"]: budget for budget in report.get("budgets", [])},
+        "sweep": dict(enumerate(sweep["rows"] if sweep else [])),
+        "remarks": "\n".join(report.get("words", [])),
+        "settings": {"conditions": report["conditions"], "protocol": report["protocol"]},
+    }
+
+
+def _written(report: Report, directory: Path) -> Path:
+    write_json(directory / "report.json", report)
+    return write_report(directory)
 
 
 def deliver(work: Work, directory: Path) -> None:
