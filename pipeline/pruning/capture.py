@@ -7,9 +7,11 @@ each node the stack of the user's code that made it, so that a message about an 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch.fx.graph import CodeGen
 from ...export.opened import tensors_of, unwrapped
 from ...targets.errors import ModelError
 from .contexts import ShortSizes, any_length, collected, first_line, hushed, in_mode, own_backward
-from .inputs import Example, Inputs, check_inputs, flattened, inputs_of, open_axes, with_tensors
+from .inputs import Example, Inputs, check_inputs, doubled, flattened, inputs_of, open_axes, with_tensors
 from .takes import takes_of
 
 _TORCH, _HERE = (f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))  # not torchvision
@@ -49,10 +51,15 @@ def capture(
     try:
         with in_mode(model, training=training), torch.set_grad_enabled(training), hushed(), collected():
             vars(model)["forward"] = flattened(model, inputs)  # `in_mode` restores it
-            shapes = open_axes(tensors, every=every)
             short = ShortSizes() if every else contextlib.nullcontext()
+            wide = doubled(tensors) if every else []
             with any_length(), short, own_backward() as functions:
-                program = torch.export.export(model, tuple(tensors), dynamic_shapes=shapes, strict=False)
+                try:
+                    program = _exported(model, wide or tensors, every=every)
+                except Exception:  # that axis has one size only
+                    if not wide:
+                        raise
+                    program = _exported(model, tensors, every=every)
             module = program.module()
     except Exception as error:  # the user's code and the passes of torch.export may raise anything
         raise _refusal(error) from error
@@ -71,6 +78,11 @@ def capture(
     module.meta["structure"] = spec
     module.meta["takes"] = takes_of(model, module.graph, program._guards_code if every else (), inputs)
     return module
+
+
+def _exported(model: nn.Module, tensors: Sequence[Tensor], *, every: bool) -> torch.export.ExportedProgram:
+    shapes = open_axes(tensors, every=every)
+    return torch.export.export(model, tuple(tensors), dynamic_shapes=shapes, strict=False)
 
 
 def copied(graph: Graph) -> Graph:
@@ -111,17 +123,22 @@ def users_frame(node: Node) -> tuple[str, int, str, str]:
     return "", 0, "", ""
 
 
-def first_sample(model: nn.Module, example: Example, graph: Graph) -> Inputs:
-    """The example with one sample in each input of which the graph takes any number."""
+def first_samples(model: nn.Module, example: Example, graph: Graph, count: int = 1) -> Inputs:
+    """The example with so many samples in each input of which the graph takes any number."""
     given = inputs_of(model, example)
     pairs = zip(tensors_of(given), graph.find_nodes(op="placeholder"), strict=True)
-    return with_tensors(given, [one[:1] if has_batch(node) else one for one, node in pairs])
+    return with_tensors(given, [one[:count] if has_batch(node) else one for one, node in pairs])
 
 
 def operator_name(node: Node) -> str:
     """'conv2d' for aten.conv2d.default; an operator in place has a trailing underscore."""
-    schema = getattr(node.target, "_schema", None)
-    return str(schema.name).split("::")[1] if schema else getattr(node.target, "__name__", str(node.target))
+    return _named(node.target)
+
+
+@functools.cache
+def _named(target: Any) -> str:
+    schema = getattr(target, "_schema", None)
+    return str(schema.name).split("::")[1] if schema else getattr(target, "__name__", str(target))
 
 
 def argument_of(node: Node, name: str) -> Any:
@@ -134,8 +151,13 @@ def argument_of(node: Node, name: str) -> Any:
 
 def declared_argument(node: Node, name: str) -> tuple[int, Any]:
     """The place and the declaration of an argument in the operator's schema."""
-    arguments = node.target._schema.arguments  # type: ignore[union-attr]
-    return next((place, argument) for place, argument in enumerate(arguments) if argument.name == name)
+    return declared_arguments(node.target)[name]
+
+
+@functools.cache
+def declared_arguments(target: Any) -> dict[str, tuple[int, Any]]:
+    """The same of all arguments, by name."""
+    return {argument.name: (place, argument) for place, argument in enumerate(target._schema.arguments)}
 
 
 def size_of(size: int | torch.SymInt) -> int:
@@ -242,8 +264,8 @@ _OF_TORCH = (
     (
         "_trace.py",
         "fake tensor in the exported program",
-        "Forward computes a gradient (torch.autograd.grad), of which there is no graph",
-        "Prune the module whose gradient it is, and put it back.",
+        "Forward computes a gradient (torch.autograd.grad), without a graph, or moves axes in vmap",
+        "Prune the module whose gradient it is, and put it back; transpose after vmap instead of out_dims.",
     ),
     (
         "utils.py",

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ...export.opened import leaves_of, tensors_of
-from .contexts import in_mode
+from .contexts import in_mode, outside_vmap
 from .inputs import Example, inputs_of
 
 TOLERANCE = {
@@ -36,14 +36,16 @@ TOLERANCE = {
 _FILLED = 1e6
 """A value this many times larger than those that differ is a fill value."""
 _FILL = 1e3
-"""A fill value is larger than this: a large gradient beside one that is 0 but for rounding is none."""
+"""A fill value of outputs is larger than this; a gradient of any size, beside one that is 0 but for rounding,
+is none."""
 
 _TIMES, _MOST = 1e2, 1e-3
 """Rounding is a difference of up to this many times what a change of all weights in the last place makes, but
 never more than the second number: there a mistake could hide."""
 
 _SURELY = 1e4
-"""A difference this many times what such a change makes in the network's own precision is no rounding."""
+"""A larger difference that is this many times what such a change makes in the network's own precision is no
+rounding; to find that takes less than a run in double precision."""
 
 _PIECE = 2**18
 """Number of elements that are compared at a time."""
@@ -73,7 +75,7 @@ def run(model: nn.Module, inputs: Example, precision: Precision = Precision.OWN)
 def run_graph(graph: Interpreter, inputs: Example, precision: Precision = Precision.OWN) -> list[Any]:
     """The same of a graph."""
     tensors = tensors_of(inputs)
-    with exactly([*graph.module.parameters(), *tensors], graph.module.buffers(), precision):
+    with exactly([*graph.module.parameters(), *tensors], graph.module.buffers(), precision), outside_vmap():
         return list(graph.run(*tensors))
 
 
@@ -105,7 +107,12 @@ class Comparison:
 
 
 def compared(
-    expected: Computation, found: Computation, *, times: float = 1.0, most: float = _MOST
+    expected: Computation,
+    found: Computation,
+    *,
+    times: float = 1.0,
+    most: float = _MOST,
+    fill: float = _FILL,
 ) -> Comparison:
     """Compares two computations in their own precision or, if they differ there, in double precision.
 
@@ -116,14 +123,15 @@ def compared(
     Args:
         times: of the tolerance.
         most: the largest difference that may be rounding in double precision.
+        fill: see `error_of`.
     """
     one, other = expected(Precision.OWN), found(Precision.OWN)
-    error = relative_error(one, other)
+    error = relative_error(one, other, fill)
     if error <= times * tolerance(one):
         return Comparison(error, True)
     if [getattr(value, "shape", None) for value in one] != [getattr(value, "shape", None) for value in other]:
         return Comparison(error, False)
-    if error > _SURELY * relative_error(one, expected(Precision.SHAKEN)):
+    if error > _MOST and error > _SURELY * relative_error(one, expected(Precision.SHAKEN), fill):
         return Comparison(error, False)
     try:
         one, other = expected(Precision.DOUBLE), found(Precision.DOUBLE)
@@ -131,22 +139,22 @@ def compared(
         return Comparison(error, False)
     if not one or not other:
         return Comparison(error, False)
-    exact = relative_error(one, other)
+    exact = relative_error(one, other, fill)
     if exact <= times * tolerance(one):
         return Comparison(exact, True, error)
     nudged = expected(Precision.NUDGED)
     same = all(
-        error_of(a, b) <= max(times * tolerance([a]), min(most, _TIMES * error_of(a, c)))
+        error_of(a, b, fill) <= max(times * tolerance([a]), min(most, _TIMES * error_of(a, c, fill)))
         for a, b, c in zip(one, other, nudged, strict=True)
     )
     return Comparison(exact, same, error)
 
 
-def relative_error(expected: Sequence[Any], found: Sequence[Any]) -> float:
+def relative_error(expected: Sequence[Any], found: Sequence[Any], fill: float = _FILL) -> float:
     """The largest difference, relative to the largest value of that output; infinite if shapes differ."""
     if len(expected) != len(found):
         return float("inf")
-    return max((error_of(one, other) for one, other in zip(expected, found, strict=True)), default=0.0)
+    return max((error_of(one, other, fill) for one, other in zip(expected, found, strict=True)), default=0.0)
 
 
 def tolerance(outputs: Sequence[Any]) -> float:
@@ -155,11 +163,11 @@ def tolerance(outputs: Sequence[Any]) -> float:
     return max(kinds, default=0.0)
 
 
-def error_of(expected: Any, found: Any) -> float:
+def error_of(expected: Any, found: Any, fill: float = _FILL) -> float:
     """The largest difference of one output, relative to its largest finite value.
 
-    Bitwise equal values above 1,000 that are a million times larger than any that differ do not count: scores
-    masked with -1e9 would hide any mistake. An infinity is equal to itself; NaN to nothing.
+    Bitwise equal values above `fill` that are a million times larger than any that differ do not count:
+    scores masked with -1e9 would hide any mistake. An infinity is equal to itself; NaN to nothing.
     """
     if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
         return 0.0 if expected == found else float("inf")
@@ -178,7 +186,7 @@ def error_of(expected: Any, found: Any) -> float:
         if not math.isfinite(difference):
             return float("inf")
         worst, largest = max(worst, difference), max(largest, size)
-    if largest > _FILL and worst > 0:
+    if largest > fill and worst > 0:
         differing = max(_largest(_size(one[one != other])) for one, other in _pieces(expected, found))
         if largest > _FILLED * differing > 0:
             largest = 0.0
@@ -234,6 +242,15 @@ def exactly(
                 buffer.data.copy_(value)
 
 
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """`pytree.tree_map` without its overhead for what most functions take and return."""
+    if type(value) in (tuple, list):
+        return type(value)([_mapped(change, one) for one in value])
+    if type(value) is dict:
+        return {name: _mapped(change, one) for name, one in value.items()}
+    return pytree.tree_map(change, value) if isinstance(value, tuple) else change(value)
+
+
 _CASTS = {Tensor.float: torch.float32, Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16}
 
 
@@ -241,7 +258,8 @@ class _Wider(TorchFunctionMode):
     """Widens what every function of torch takes and returns.
 
     Args:
-        nudged: whether every element of a parameter is changed by up to its last place, each time it is read.
+        nudged: whether every element of a parameter is changed by up to its last place, each time it is read;
+            all rows alike, which is cheap, and no norm undoes it.
     """
 
     def __init__(self, wider: Mapping[torch.dtype, torch.dtype], nudged: bool) -> None:
@@ -249,17 +267,18 @@ class _Wider(TorchFunctionMode):
         self.wider, self.nudged = wider, nudged
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = pytree.tree_map(self._taken, (args, kwargs or {}))
+        args, kwargs = _mapped(self._taken, args), _mapped(self._taken, kwargs or {})
         if _CASTS.get(func) in self.wider:  # widening afterwards would be too late: the cast rounds
             return args[0].to(self.wider[_CASTS[func]])
-        return pytree.tree_map(self._widened, func(*args, **kwargs))
+        return _mapped(self._widened, func(*args, **kwargs))
 
     def _taken(self, value: Any) -> Any:
         wide = self._widened(value)
         if not self.nudged or not isinstance(value, nn.Parameter) or not wide.is_floating_point():
             return wide
-        changes = torch.arange(wide.numel(), device=wide.device, dtype=wide.dtype).cos_()
-        return wide * (1 + torch.finfo(wide.dtype).eps * changes.reshape(wide.shape))
+        row = wide[0] if wide.dim() > 1 and len(wide) else wide
+        changes = torch.arange(row.numel(), device=wide.device, dtype=wide.dtype).cos_()
+        return wide * (1 + torch.finfo(wide.dtype).eps * changes.reshape(row.shape))
 
     def _widened(self, value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -38,9 +38,9 @@ def hushed() -> Iterator[None]:
         logging.disable(before)
 
 
-def configs_with_cache(model: nn.Module) -> list[Any]:
-    """The configurations of its modules, as transformers has them, that switch a cache on."""
-    found = [vars(module).get("config") for module in model.modules()]
+def configs_with_cache(modules: Iterable[nn.Module]) -> list[Any]:
+    """The configurations of modules, as transformers has them, that switch a cache on."""
+    found = [vars(module).get("config") for module in modules]
     return [*{id(one): one for one in found if getattr(one, "use_cache", None) is True}.values()]
 
 
@@ -50,10 +50,13 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
 
     Afterwards every module has its old attributes again, its mode too.
     """
-    caching = configs_with_cache(model)
-    before = [(module, dict(vars(module))) for module in model.modules()]
-    held = [(one, one.copy()) for _, kept in before for one in kept.values() if isinstance(one, (dict, list))]
-    model.train(training)
+    modules = [*model.modules()]
+    caching = configs_with_cache(modules)
+    before = [(vars(module), vars(module).copy()) for module in modules]
+    held = [one for _, kept in before for one in kept.values() if isinstance(one, (dict, list))]
+    contents = [one.copy() if one else one for one in held]  # nearly all are empty
+    if any(module.training != training for module in modules):
+        model.train(training)
     for config in caching:
         config.use_cache = False
     try:
@@ -61,12 +64,17 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     finally:
         for config in caching:
             config.use_cache = True
-        for module, attributes in before:  # forward may have stored a tensor of the exporter
-            vars(module).clear()
-            vars(module).update(attributes)
-        for container, contents in held:
-            container.clear()
-            container.update(contents) if isinstance(container, dict) else container.extend(contents)
+        for own, attributes in before:  # forward may have stored a tensor of the exporter
+            own.clear()
+            own.update(attributes)
+        for container, content in zip(held, contents, strict=True):
+            if content is container:
+                container.clear()
+            elif isinstance(container, dict):
+                container.clear()
+                container.update(content)
+            else:
+                container[:] = content
 
 
 _found_on: list[bool] = []  # by every open `uncollected`: whether it found the collector on
@@ -168,6 +176,18 @@ def own_backward() -> Iterator[set[str]]:
         yield found
     finally:
         Function.apply, Tensor.register_hook = apply, hook  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def outside_vmap() -> Iterator[None]:
+    """Leaves every `vmap` that a graph has entered if the graph fails inside."""
+    before = len(torch._C._functorch.get_interpreter_stack() or ())
+    try:
+        yield
+    except BaseException:
+        while len(torch._C._functorch.get_interpreter_stack() or ()) > before:
+            torch._C._functorch._vmap_decrement_nesting()
+        raise
 
 
 @contextlib.contextmanager

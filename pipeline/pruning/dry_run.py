@@ -12,42 +12,40 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...export.opened import tensors_of
-from .contexts import hushed, seeded
+from .compare import Precision, exactly
+from .contexts import hushed, in_mode, seeded
 from .inputs import Example, Inputs, inputs_of, with_tensors
-from .narrow import copied_module, named_tensors
 
 
 def differs_in_training(model: nn.Module, example: Example) -> bool:
     """Whether forward calls other functions in training than at inference; False if it does not run in both.
 
-    A copy with its own buffers is run, and the random state is restored.
+    Buffers, attributes and the random state are restored.
     """
     if not any(map(_asks_for_its_mode, {type(module) for module in model.modules()})):
         return False
     inputs = inputs_of(model, example)
     tensors = tensors_of(inputs)
-    own: dict[int, Tensor] = {id(one): one for _, one in named_tensors(model)}
-    run = copied_module(model, own | {id(one): one.clone() for one in model.buffers()})
-    with seeded(0, tensors), torch.no_grad(), hushed():
+    with seeded(0, tensors), hushed():
         first = with_tensors(inputs, (one[:1] if one.dim() else one for one in tensors))
         # A batch norm in training may need more than one sample, and some code values other than zero.
         for some, free in ((first, _FREE), (inputs, _FREE), (inputs, {})):
             try:
-                return _called(run.train(), some, free) != _called(run.eval(), some, free)
+                called = (_called(model, some, free, training=training) for training in (True, False))
+                return next(called) != next(called)
             except Exception:  # the user's code may raise anything for these values, or in training
                 continue
     return False
 
 
-def _called(model: nn.Module, inputs: Inputs, free: _Stand) -> list[str]:
+def _called(model: nn.Module, inputs: Inputs, free: _Stand, *, training: bool) -> list[str]:
     calls = _Calls(free)
-    with calls:
+    with in_mode(model, training=training), exactly((), model.buffers(), Precision.OWN), calls:
         model(*inputs.args, **inputs.named)
     return calls.names
 

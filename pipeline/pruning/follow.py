@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from .assemble import grouped
 from .calls import Tracked
-from .capture import first_sample
+from .capture import first_samples
 from .compare import compared, run, run_graph
 from .groups import Groups, Tracing
 from .narrow import named_tensors
@@ -112,5 +112,5 @@ def _with_tensors(captured: GraphModule, graph: Graph, tensors: Mapping[str, Ten
 
 
 def _computes(model: nn.Module, graph: GraphModule, groups: Groups) -> bool:
-    inputs = first_sample(model, groups.example, graph.graph)
+    inputs = first_samples(model, groups.example, graph.graph)
     return compared(partial(run, model, inputs), partial(run_graph, Interpreter(graph), inputs)).same

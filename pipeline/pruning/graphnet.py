@@ -19,12 +19,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import predispatch
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate, map_arg
 from torch.utils._pytree import TreeSpec, tree_structure, tree_unflatten
 
 from ...targets.errors import ModelError
 from .capture import argument_of
+from .contexts import outside_vmap
 from .narrow import WIDTH_ARGUMENTS
 from .plan import owner_of
 from .resize import Change
@@ -87,7 +89,8 @@ class Program:
         if net.training not in self.runs:  # generated on first use
             self.runs[net.training] = _generated(self.graphs[net.training])
         try:
-            leaves = self.runs[net.training](net, *inputs)
+            with outside_vmap():
+                leaves = self.runs[net.training](net, *inputs)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -346,10 +349,21 @@ def _name(target: Any) -> str:
     return str(target) if named else f"{target.__module__}.{target.__name__}"
 
 
+_OF_VMAP = (
+    predispatch.lazy_load_decompositions,
+    predispatch._vmap_increment_nesting,
+    predispatch._add_batch_dim,
+    predispatch._remove_batch_dim,
+    predispatch._vmap_decrement_nesting,
+)
+
+
 def _operator(name: str) -> Any:
     home, _, rest = name.partition(".")
     homes = {"_operator": operator, "math": math}
     known = home in homes and not rest.startswith("_")
+    if (vmap := getattr(predispatch, name.removeprefix(f"{predispatch.__name__}."), None)) in _OF_VMAP:
+        return vmap
     try:
         if known or (home == "torch" and rest.startswith("sym_")):
             return getattr(homes.get(home, torch), rest)

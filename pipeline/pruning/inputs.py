@@ -7,7 +7,7 @@ order its tensors are, and which other sizes there are to try.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from inspect import Parameter, Signature
 from typing import Any, NamedTuple
 
@@ -149,7 +149,15 @@ Axes = Mapping[str, Sequence[tuple[int, int]]]
 """By name, the axes (number of the input, axis) that have one size and change together."""
 
 BATCH = "batch"
+UNKNOWN = "not compared at another"
+"""What is said of an axis where there is no reference to compare with."""
+
 _IMAGE = ("height", "width")
+
+
+def is_image(axis: str) -> bool:
+    """Whether an axis of this name is the height or the width of an image."""
+    return axis.startswith(_IMAGE)
 
 
 def axes_of(inputs: Sequence[Tensor]) -> Axes:
@@ -175,36 +183,72 @@ def axes_of(inputs: Sequence[Tensor]) -> Axes:
     return found
 
 
+def doubled(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs with axes of size one twice as long, except batch and channels: torch.export fixes a size of
+    one. Nothing if there are no such axes."""
+    axes = {name: places for name, places in axes_of(inputs).items() if name != BATCH}
+    ones = [place for places in axes.values() for place in places if inputs[place[0]].shape[place[1]] == 1]
+    longer = dict.fromkeys(ones, 2)
+    return [_stretched(one, number, longer) for number, one in enumerate(inputs)] if ones else []
+
+
 def tried(
-    inputs: Sequence[Tensor], axes: Axes, outcome: Callable[[list[Tensor]], str], *, one_sample: bool
+    inputs: Sequence[Tensor],
+    axes: Axes,
+    outcome: Callable[[list[Tensor]], str],
+    *,
+    one_sample: bool,
+    several: bool = False,
+    beyond: Collection[int] = (),
 ) -> dict[str, str]:
     """By axis, what `outcome` says of inputs of another size.
 
     Args:
-        outcome: takes the inputs; "" is no answer: another size is tried. Only "same" is an answer for
-            several axes that are changed at once.
+        outcome: takes the inputs; "" is no answer: another size is tried. Of several axes that are changed
+            at once only "same" is an answer, and UNKNOWN for all those of images.
         one_sample: whether one sample is enough where the batch is not what changes.
+        several: whether another batch has more samples where it changes together with other sizes, not one.
+        beyond: further sizes, larger ones, for what is no image; any other answer than "same" there counts.
     """
+
+    def said_of(changed: dict[str, int]) -> str:
+        if one_sample and BATCH in axes and BATCH not in changed:
+            changed = {**changed, BATCH: 1}
+        by_axis = {axis: size for name, size in changed.items() for axis in axes[name]}
+        return outcome([_stretched(one, number, by_axis) for number, one in enumerate(inputs)])
+
     sizes = {name: inputs[places[0][0]].shape[places[0][1]] for name, places in axes.items()}
     found: dict[str, str] = {}
     for names, which in _attempts(axes):
         if not names or found.keys() & names:
             continue
         changed = {name: _other(sizes[name], place) for name, place in zip(names, which, strict=True)}
-        if one_sample and BATCH in axes and BATCH not in changed:
-            changed[BATCH] = 1
-        by_axis = {axis: size for name, size in changed.items() for axis in axes[name]}
-        said = outcome([_stretched(one, number, by_axis) for number, one in enumerate(inputs)])
-        if said and (said == "same" or len(names) == 1):
+        if (
+            changed.get(BATCH, 1) > sizes.get(BATCH, 1) > 1
+            and not which[0]
+            and not (several and len(names) > 1)
+        ):
+            changed[BATCH] = 1  # the cheapest
+        said = said_of(changed)
+        if said == "same" or (said and len(names) == 1) or (said == UNKNOWN and all(map(is_image, names))):
             found |= dict.fromkeys(names, said)
+    for name in axes:
+        larger = [one for one in sorted(beyond) if sizes[name] < one <= _LONGEST * sizes[name]]
+        for size in larger if name != BATCH and not is_image(name) else ():
+            said = said_of({name: size})
+            found |= {name: said} if said not in ("", "same") else {}
     return {name: found.get(name, "") for name in axes}
+
+
+_LONGEST = 4
+"""Sizes that are more than this many times the example's are not tried: they cost too much."""
 
 
 def _attempts(axes: Axes) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
     """Names of axes to change at once, each with the number of the other size; at last each axis alone."""
     every = [*axes]
     yield every, [name.startswith(_IMAGE[1]) for name in every]
-    images = [name for name in every if name.startswith(_IMAGE)]
+    images = [name for name in every if is_image(name)]
     yield images, [0] * len(images)
     yield images, [1] * len(images)
     for which in range(3):

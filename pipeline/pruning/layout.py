@@ -205,6 +205,17 @@ def unpatched(call: Call) -> Result:
     return Tracked(shape, (*x.axes[:-2], channels, None, None))
 
 
+def hidden(call: Call) -> Result:
+    """vmap: what runs inside does not see one axis, which stays."""
+    x: Tracked = call["0"]
+    shape = call.shapes[0]
+    if len(shape) < len(x.shape):
+        call.freeze(x.axes[call["1"]], "vmap runs over this axis")
+        return x.but(call["1"])
+    axis = call["3"] % len(shape)
+    return Tracked(shape, (*x.axes[:axis], None, *x.axes[axis:]))
+
+
 def _in_runs(call: Call, vector: Tensor | None, length: int) -> Tensor | None:
     """One identity for each run of `length` neighbours, which are removed together."""
     if vector is None:

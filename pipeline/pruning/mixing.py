@@ -82,6 +82,15 @@ def matmul(call: Call) -> Result:
     return meet(call, [product, call["self"]], product.shape) if added else product
 
 
+def experts(call: Call) -> Result:
+    """A grouped product: each row meets the matrix of its expert."""
+    a, b = call.operands()[:2]
+    if (len(a.shape), len(b.shape)) != (2, 3):
+        return unknown(call)
+    call.freeze_all((a.axes[0], b.axes[0]), "rows and experts are matched by the data")
+    return _matmul(call, a, b, call.shapes[0], 1)
+
+
 def distances(call: Call) -> Result:
     """cdist, between rows of a and rows of b: a sum over units, to which a removed one adds zero."""
     return _matmul(call, call["x1"], call["x2"], call.shapes[0], len(call["x2"].shape) - 1)

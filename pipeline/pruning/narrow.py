@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -88,6 +89,34 @@ def cut_tensors(named: Iterable[tuple[str, Tensor]], cut: Cut) -> dict[str, Tens
     return tensors
 
 
+@contextlib.contextmanager
+def holding(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Other values in a module's tensors, wherever it refers to them; another copy of it would cost more."""
+    own = {name: tensors[name].data for name in values}
+    try:
+        for name, value in values.items():
+            tensors[name].data = value
+        yield
+    finally:
+        for name, value in own.items():
+            tensors[name].data = value
+
+
+def masks(model: nn.Module, cut: Cut) -> dict[str, Tensor]:
+    """Copies of the parameters that are cut, with removed indices at zero, for `holding`.
+
+    Buffers stay: a variance of zero would be wrong.
+    """
+    found: dict[int, Tensor] = {}
+    named = [*model.named_parameters(remove_duplicate=False)]
+    for name, parameter in named:
+        if name in cut and id(parameter) not in found:
+            value = found[id(parameter)] = parameter.detach().clone()
+            for axis, indices in cut[name].items():
+                value.index_fill_(axis, torch.tensor(indices, device=value.device), 0)
+    return {name: found[id(one)] for name, one in named if id(one) in found}
+
+
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
@@ -145,6 +174,12 @@ def guessed_attributes(model: nn.Module, changes: Sequence[Change]) -> list[dict
     written = guessed_literals(model, changes)
     guesses += [both(one, written) for one in guesses]
     return [one for place, one in enumerate(guesses) if one not in guesses[:place]]
+
+
+def without_each(attributes: Attributes) -> list[dict[str, dict[str, Any]]]:
+    """The same without the attributes of one name, in all modules."""
+    names = sorted({name for some in attributes.values() for name in some})
+    return [_those(attributes, functools.partial(operator.ne, left)) for left in names]
 
 
 def _those(attributes: Attributes, wanted: Callable[[str], bool]) -> dict[str, dict[str, Any]]:
@@ -288,9 +323,8 @@ def without(tensor: Tensor, axes: Mapping[int, Sequence[int]]) -> Tensor:
     """A copy of a tensor without some of its indices, by axis."""
     value = tensor.detach()
     for axis, indices in axes.items():
-        kept = torch.ones(value.shape[axis], dtype=torch.bool)
-        kept[list(indices)] = False
-        value = value.index_select(axis, kept.nonzero().reshape(-1).to(value.device))
+        kept = np.delete(np.arange(value.shape[axis]), indices)  # much faster than in torch
+        value = value.index_select(axis, torch.from_numpy(kept).to(value.device))
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         value = value.contiguous(memory_format=torch.channels_last)
     value = value if axes else value.clone()

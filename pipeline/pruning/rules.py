@@ -150,6 +150,11 @@ _WHOLE = (
     "torch.nn.utils.parametrize.remove_parametrizations leaves a plain one"
 )
 
+_BRANCHES = (
+    "its branches are graphs of their own; compute them all and choose with torch.where, or prune each as a "
+    "network"
+)
+
 _TABLE: tuple[tuple[Rule, str], ...] = (
     (mixing.linear, "linear"),
     (mixing.einsum, "einsum"),
@@ -157,6 +162,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     (mixing.cell, "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
     (mixing.recurrent, "lstm gru rnn_tanh rnn_relu"),
     (mixing.matmul, "matmul linalg_matmul mm bmm mv dot vdot addmm baddbmm"),
+    (mixing.experts, "_grouped_mm grouped_mm_fallback"),
     (mixing.attention, "scaled_dot_product_attention"),
     (
         mixing.convolution,
@@ -174,6 +180,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         "matrix_exp linalg_matrix_exp linalg_householder_product linalg_solve linalg_inv inverse linalg_pinv "
         "linalg_qr linalg_svd linalg_eigh linalg_cholesky",
     ),
+    (partial(unknown, reason=_BRANCHES), "cond while_loop map_impl scan associative_scan"),
     (mixing.embedding, "embedding embedding_bag _embedding_bag _embedding_bag_forward_only"),
     (mixing.renormed, "embedding_renorm"),
     (
@@ -210,6 +217,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     (layout.patches, "im2col"),
     (layout.unpatched, "col2im"),
     (sampling, "grid_sampler grid_sampler_2d grid_sampler_3d roi_align roi_pool"),
+    (layout.hidden, "_add_batch_dim _remove_batch_dim"),
     (layout.halves, "glu"),
     (layout.upscaling, "pixel_shuffle"),
     (layout.shuffle, "channel_shuffle native_channel_shuffle"),

@@ -11,8 +11,10 @@ returns a network that computes the saved outputs, or raises. Equal networks giv
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
+import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +32,7 @@ from ...targets.errors import MISFITS, ArtifactError, ModelError, reported
 from .compare import relative_error, run, tolerance
 from .groups import Groups
 from .inputs import Example, Inputs, inputs_of
-from .narrow import named_tensors
+from .narrow import named_tensors, without
 from .plan import Plan, fingerprint, plan_of
 from .surgery import replay
 
@@ -138,6 +140,41 @@ def reloaded(original: nn.Module, small: nn.Module, plan: Plan, groups: Groups) 
         why = str(error).splitlines()[-1].strip()
         raise ModelError(f"The plan does not fit: {why}", "Give the original that was pruned.") from error
     return again
+
+
+class _Pickler(pickle.Pickler):
+    """Leaves tensors out, as `torch.save` does with their contents, which takes most of its time."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=2)  # that of torch.save
+        self.tensors: dict[int, Tensor] = {}
+
+    def persistent_id(self, obj: object) -> int | None:
+        if type(obj) not in (Tensor, nn.Parameter):
+            return None
+        assert isinstance(obj, Tensor)
+        self.tensors[id(obj)] = obj
+        return id(obj)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts copies of the tensors in."""
+
+    def __init__(self, file: io.BytesIO, tensors: dict[int, Tensor]) -> None:
+        super().__init__(file)
+        self.copies = {key: without(tensor, {}) for key, tensor in tensors.items()}
+
+    def persistent_load(self, pid: int) -> Tensor:
+        return self.copies[pid]
+
+
+def repickled(model: nn.Module) -> Any:
+    """What comes back from pickle."""
+    file = io.BytesIO()
+    written = _Pickler(file)
+    written.dump(model)
+    file.seek(0)
+    return _Unpickler(file, written.tensors).load()
 
 
 def _described(small: nn.Module, plan: Plan, given: Inputs) -> dict[str, Any]:

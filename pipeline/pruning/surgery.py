@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from ...export.opened import unwrapped
 from ...targets.errors import ModelError
 from .bypass import shallower
-from .capture import capture, first_sample, users_line
+from .capture import capture, first_samples, users_line
 from .compare import compared, or_nothing, run, run_graph
 from .contexts import configs_with_cache, uncollected
 from .graphnet import GraphNet, Program, call_layers
@@ -80,7 +80,7 @@ def apply(
         cure = 'Leave out form="module".'
         raise ModelError(f"The network's own class cannot follow this plan: {problem}.", cure)
     fixed = f"batch fixed at {groups.batch}" if groups.batch else ""
-    uncached = "without its cache (use_cache=False)" if configs_with_cache(model) else ""
+    uncached = "without its cache (use_cache=False)" if configs_with_cache(model.modules()) else ""
     reason = "; ".join(part for part in (trial.plan.reason, problem, fixed, uncached) if part)
     plan = dataclasses.replace(trial.plan, form="graph", reason=reason)
     return record(graph_form(model, plan.cut, groups, trial.tensors), plan, of=model)
@@ -124,7 +124,7 @@ def graph_form(
     """
     tensors = tensors or cut_tensors(named_tensors(model), cut)
     graph, _ = resized(groups.tracing, groups.tracing.living(cut))
-    inputs = first_sample(model, groups.example, graph)
+    inputs = first_samples(model, groups.example, graph)
     proven = partial(run_graph, Recorder(groups.tracing.graph, graph, tensors), inputs)
     net = _graph_net(model, groups, cut, tensors, every=True)
     if compared(proven, or_nothing(partial(run, net, inputs))).same:
@@ -274,7 +274,11 @@ def _constants(
     for training, graph in graphs.items():
         for node in graph.find_nodes(op="get_attr"):
             if (name := str(node.target)) not in tensors:
-                value = operator.attrgetter(name)(captured[training]).detach().clone()
+                value = operator.attrgetter(name)(captured[training])
+                if not isinstance(value, Tensor):
+                    cure = "Prune fewer groups, so that the network keeps its own class."
+                    raise ModelError(f"The graph form cannot hold the branches of {users_line(node)}.", cure)
+                value = value.detach().clone()
                 other = found.setdefault(name, value)
                 if other.dtype != value.dtype or not torch.equal(other, value):
                     node.target = f"{name}_training"

@@ -23,7 +23,16 @@ from ...export.opened import tensors_of, unwrapped
 from ...targets.errors import ModelError
 from .assemble import grouped
 from .calls import Call, Notes, Rule, Tracked, fixed, unknown
-from .capture import argument_of, batch_is_open, capture, has_batch, operator_name, size_of, users_line
+from .capture import (
+    argument_of,
+    batch_is_open,
+    capture,
+    declared_arguments,
+    has_batch,
+    operator_name,
+    size_of,
+    users_line,
+)
 from .compare import compared, run, run_graph
 from .contexts import uncollected
 from .dry_run import differs_in_training
@@ -262,11 +271,9 @@ class _Pass:
 
     def _arguments(self, node: Node) -> dict[str, Any]:
         """All arguments by the names of the operator's schema, nodes replaced by the facts on them."""
-        schema = getattr(node.target, "_schema", None)
-        if schema is None:
+        if getattr(node.target, "_schema", None) is None:
             return {str(number): self._plain(value) for number, value in enumerate(node.args)}
-        names = [argument.name for argument in schema.arguments]
-        return {name: self._plain(argument_of(node, name)) for name in names}
+        return {name: self._plain(argument_of(node, name)) for name in declared_arguments(node.target)}
 
     def _plain(self, value: Any) -> Any:
         if isinstance(value, Node):

@@ -8,10 +8,9 @@ user's class is tried with its own values too, which is what `verify` does.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +18,26 @@ from torch.fx import Graph, Node
 
 from ...export.opened import tensors_of
 from .calls import Tracked
-from .capture import first_sample, operator_name
+from .capture import first_samples, operator_name
 from .compare import Computation, Precision, compared, or_nothing, run, run_graph
 from .contexts import first_line
 from .groups import Groups
-from .inputs import Inputs, inputs_of, with_tensors
+from .inputs import BATCH, Inputs, axes_of, inputs_of, is_image, tried, with_tensors
 from .narrow import (
     config_widths,
     cut_tensors,
     guessed_attributes,
+    holding,
+    masks,
     named_tensors,
     narrowed,
     set_attributes,
     unread_widths,
+    without_each,
 )
-from .plan import Attributes, Plan, both, record, together
+from .plan import Attributes, Plan, both, limits, record, together
 from .resize import Change, resized
-from .survivors import MismatchError, Recorder, Survivors, mismatch
+from .survivors import MismatchError, Recorder, Survivors, mismatch, renormalised_by
 
 
 class Trial:
@@ -81,7 +83,7 @@ class Trial:
         """One sample if that is enough: another batch size than the captured one."""
         example, graph = self.groups.example, self.groups.tracing.graph.graph
         whole = any(map(self._narrows_batch, graph.nodes))
-        given = inputs_of(self.model, example) if whole else first_sample(self.model, example, graph)
+        given = inputs_of(self.model, example) if whole else first_samples(self.model, example, graph)
         return with_tensors(given, map(_varied, tensors_of(given), graph.find_nodes(op="placeholder")))
 
     def _narrows_batch(self, node: Node) -> bool:
@@ -115,10 +117,16 @@ class Trial:
         # Those that forward does not read are set too where that is right.
         unread = unread_widths(self.model, self.groups.tracing, self.alive)
         guesses: list[Attributes] = [known, *others]
-        guesses = [*(both(unread, guess) for guess in guesses), *guesses]
-        problem = ""
-        for place, settled in enumerate(guesses):
-            small, problem = (None, problem) if settled in guesses[:place] else self._narrowed(settled)
+        problem, seen = "", list[Attributes]()
+        every = [*((guess, both(unread, guess)) for guess in guesses), *zip(guesses, guesses, strict=True)]
+        for guess, settled in every:
+            if settled in seen:
+                continue
+            seen.append(settled)
+            small, problem = self._narrowed(settled)
+            if small is not None and (wrong := self._elsewhere(small, settled, images=guess != known)):
+                small, problem = None, wrong
+                every += [(one, one) for one in without_each(settled)]  # one of them is another number
             if small is not None:
                 reason = self.plan.reason or "its forward code follows the widths"
                 config = config_widths(self.model, small)
@@ -140,12 +148,48 @@ class Trial:
         """The user's class with these attributes, if it is right with lively values and with its own."""
         small = narrowed(self.model, self.tensors, attributes)
         if self.lively:
-            with _holding(self.tensors, self.tried()):
+            with holding(self.tensors, self.tried()):
                 problem = self._problem(small, self.expected)
             if problem:
                 return None, problem
         problem = self._problem(small, self.own)
         return None if problem else small, problem
+
+    def _elsewhere(self, small: nn.Module, attributes: Attributes, *, images: bool) -> str:
+        """What is wrong at other sizes that the original takes: an attribute may be right by chance at one.
+
+        Args:
+            images: also tries other heights and widths.
+        """
+        inputs, graph = inputs_of(self.model, self.groups.example), self.groups
+        axes = axes_of(tensors_of(inputs))
+        axes = {name: places for name, places in axes.items() if images or not is_image(name)}
+        if not attributes or {*axes} <= {BATCH}:
+            return ""
+        exact = not renormalised_by(graph, self.alive)
+        values = masks(self.model, self.plan.cut) if exact else {}
+
+        def wide(given: Inputs, precision: Precision) -> list[Any]:
+            with holding(dict(named_tensors(self.model)), values):
+                return run(self.model, given, precision)
+
+        def outcome(tensors: list[Tensor]) -> str:
+            given = with_tensors(inputs, tensors)
+            expected = functools.cache(or_nothing(functools.partial(wide, given)))
+            found = functools.cache(or_nothing(functools.partial(run, small, given)))
+            if not (wanted := expected(Precision.OWN)):
+                return ""
+            shapes = [
+                [getattr(one, "shape", None) for one in some] for some in (wanted, found(Precision.OWN))
+            ]
+            alike = compared(expected, found).same if exact else shapes[0] == shapes[1]
+            return "same" if alike else "wrong"
+
+        said = tried(
+            tensors_of(inputs), axes, outcome, one_sample=graph.batch is None, beyond=limits(attributes)
+        )
+        wrong = [name for name, one in said.items() if one == "wrong"]
+        return f"its forward is wrong at another {' and '.join(wrong)}" if wrong else ""
 
     @functools.cached_property
     def graph_problem(self) -> MismatchError | None:
@@ -165,19 +209,6 @@ class Trial:
             return f"its forward fails with the new widths: {first_line(failure)}"
         wrong = f"its forward runs with the new widths, but outputs are wrong by {outcome.error:.1e}"
         return "" if outcome.same else wrong
-
-
-@contextlib.contextmanager
-def _holding(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> Iterator[None]:
-    """Other values in a module's tensors, wherever it refers to them; another copy of it would cost more."""
-    own = {name: tensors[name].data for name in values}
-    try:
-        for name, value in values.items():
-            tensors[name].data = value
-        yield
-    finally:
-        for name, value in own.items():
-            tensors[name].data = value
 
 
 def _lively(parameter: Tensor, generator: torch.Generator) -> nn.Parameter | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 import math
 import re
 from dataclasses import dataclass
@@ -21,11 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...export.opened import leaves_of, tensors_of, unwrapped
 from ...targets.errors import DeadweightError, ModelError
 from .bypass import difference
-from .capture import operator_name
+from .capture import first_samples, operator_name
 from .compare import (
     Comparison,
     Computation,
@@ -41,11 +41,11 @@ from .compare import (
 from .contexts import Undropped, first_line, in_mode, seeded, uncollected
 from .graphnet import GraphNet
 from .groups import Groups, Tracing
-from .inputs import BATCH, Example, Inputs, axes_of, inputs_of, tried, with_tensors
-from .narrow import copied_module, named_tensors, without
-from .plan import Cut, Plan, fingerprint, plan_of
+from .inputs import BATCH, UNKNOWN, Example, Inputs, axes_of, inputs_of, tried, with_tensors
+from .narrow import holding, masks, named_tensors, without
+from .plan import Plan, fingerprint, limits, plan_of
 from .resize import resized
-from .saved import reloaded
+from .saved import reloaded, repickled
 from .surgery import apply
 from .survivors import MismatchError, Survivors, check_traced, mismatch, renormalised_by
 from .trace import trace
@@ -53,6 +53,9 @@ from .trial import Trial
 
 _GRADIENTS = 10.0
 """Gradients may differ by this many times the tolerance of outputs: they are of twice as many sums."""
+
+_SURE = 1e-6
+"""Gradients that differ by less in double precision have nothing random: they are rounded to single once."""
 
 
 @dataclass(frozen=True)
@@ -158,16 +161,27 @@ class Proof:
 
     def __init__(self, original: nn.Module, pruned: nn.Module, plan: Plan, groups: Groups) -> None:
         self.original, self.pruned, self.plan, self.groups = original, pruned, plan, groups
+        graph, alive = groups.tracing.graph.graph, groups.tracing.alive(plan.removed)
         self.inputs = inputs_of(original, groups.example)
-        normed = any("batch_norm" in operator_name(node) for node in groups.tracing.graph.graph.nodes)
-        # What both take and is quickest to learn from; a batch norm needs several samples.
-        self.least = self.inputs if normed else Trial(original, plan, groups).inputs
+        self.changed = renormalised_by(groups, alive)
+        # What both take and is quickest to learn from. A batch norm needs several samples: in training, and
+        # torch 2.13's gradient of one sample is wrong where what follows permutes it.
+        self.several = any("batch_norm" in operator_name(node) for node in graph.nodes)
+        self.least = self.inputs if self.several else Trial(original, plan, groups).inputs
         self.found: Computation = cache(partial(run, pruned, self.least))
 
     @functools.cached_property
-    def masked(self) -> nn.Module:
-        """The first reference."""
-        return _masked(self.original, self.plan.cut)
+    def masks(self) -> dict[str, Tensor]:
+        """The first reference, in place of the original's parameters."""
+        return masks(self.original, self.plan.cut)
+
+    @functools.cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(named_tensors(self.original))
+
+    def _masked(self, inputs: Inputs, precision: Precision) -> list[Any]:
+        with holding(self.tensors, self.masks):
+            return run(self.original, inputs, precision)
 
     @functools.cached_property
     def survivors(self) -> Survivors:
@@ -185,17 +199,15 @@ class Proof:
             return self.survivors
 
     def _living(self, tracing: Tracing, alive: Tensor) -> Survivors:
-        tensors = dict(named_tensors(self.original))
-        return Survivors(tracing, alive, resized(tracing, alive)[0], tensors)
+        return Survivors(tracing, alive, resized(tracing, alive)[0], self.tensors)
 
     @functools.cached_property
     def outputs(self) -> Verification:
         """The outputs on the example, in eval mode."""
-        inputs, tracing = self.inputs, self.groups.tracing
+        inputs, changed = self.inputs, self.changed
         found = cache(or_nothing(partial(run, self.pruned, inputs)))
-        changed = renormalised_by(self.groups, tracing.alive(self.plan.removed))
         if not changed:
-            outcome = compared(partial(run, self.masked, inputs), found)
+            outcome = compared(partial(self._masked, inputs), found)
             if outcome.same:
                 return Verification(outcome.error, rounding=outcome.rounding)
             changed = ("an operator that maps zero to another value",)
@@ -222,9 +234,11 @@ class Proof:
         functions = self.groups.tracing.graph.meta["own_backward"]
         if functions and not exact:
             return None, f"gradients not compared: no graph has the backward of {functions}"
-        model, call = (self.masked, self.masked) if exact else (self.original, self._survived)
+        call = self.original if exact else self._survived
         for training in (True, False):
-            expected: Computation = cache(partial(self._learned, model, call, training and exact))
+            expected: Computation = cache(
+                partial(self._learned, self.original, call, training and exact, masked=exact)
+            )
             try:
                 why = "" if exact or not training else self._other_in_training()
                 if not why:
@@ -236,12 +250,13 @@ class Proof:
                 continue
             found = partial(self._learned, self.pruned, self.pruned, training)
             try:
-                outcome = compared(expected, found, times=_GRADIENTS, most=math.inf)
+                outcome = compared(expected, found, times=_GRADIENTS, most=math.inf, fill=math.inf)
             except ModelError as error:
                 return None, error.what[0].lower() + error.what[1:].rstrip(".")
             except Exception:  # what its original can, it must
                 outcome = Comparison(math.inf, False)
-            sure = outcome.same and not outcome.rounding  # random numbers look like amplified rounding
+            # Random numbers look like amplified rounding.
+            sure = outcome.same and (not outcome.rounding or outcome.error <= _SURE)
             if training and not sure and self._random():
                 problem = "training mode not compared: it is random"
             elif outcome.same:
@@ -256,13 +271,17 @@ class Proof:
 
     def _other_in_training(self) -> str:
         """Why the original computes something else in training; "" if it does not."""
+        with in_mode(self.original, training=True):
+            norms = [one for one in self.original.modules() if isinstance(one, _BatchNorm)]
+            other = any(one.training for one in norms)
         own = partial(self._learned, self.original, self.original, grad=False)
-        if compared(partial(own, False), partial(own, True)).same:
+        if not other and compared(partial(own, False), partial(own, True)).same:
             return ""
-        return "it is random" if self._random() else "it is another function than in eval mode"
+        random = not other and self._random(grad=False)
+        return "it is random" if random else "it is another function than in eval mode"
 
-    def _random(self) -> bool:
-        own = partial(self._learned, self.original, self.original, True)
+    def _random(self, *, grad: bool = True) -> bool:
+        own = partial(self._learned, self.original, self.original, True, grad=grad)
         return not compared(own, partial(own, seed=1), times=_GRADIENTS).same
 
     def _learned(
@@ -274,13 +293,15 @@ class Proof:
         *,
         seed: int = 0,
         grad: bool = True,
+        masked: bool = False,
     ) -> list[Any]:
         """All outputs, and for each module a tensor of its parameters' gradients, at the survivors."""
         owned = dict(model.named_parameters(remove_duplicate=False))
         names = [name for name, one in self.original.named_parameters() if one.requires_grad]
         names = [name for name in names if name in owned]
         own = [*owned.values(), *tensors_of(self.least)]
-        with in_mode(model, training=training), seeded(seed, own), Undropped():
+        held = holding(self.tensors, self.masks if masked else {})
+        with held, in_mode(model, training=training), seeded(seed, own), Undropped():
             with exactly(own, model.buffers(), precision, grad=grad):
                 outputs = leaves_of(call(*self.least.args, **self.least.named))
                 probes = [_probe(one) for one in tensors_of(outputs) if one.requires_grad]
@@ -302,13 +323,20 @@ class Proof:
         tensors, batch = tensors_of(self.inputs), self.groups.batch
         axes = axes_of(tensors)
         at = partial(with_tensors, self.inputs)
-        outcomes = tried(tensors, axes, lambda others: self._at(at(others)), one_sample=batch is None)
+        outcomes = tried(
+            tensors,
+            axes,
+            lambda others: self._at(at(others)),
+            one_sample=batch is None,
+            several=self.several,
+            beyond=limits(self.plan.attributes),
+        )
         size = {name: tensors[places[0][0]].shape[places[0][1]] for name, places in axes.items()}
         by = {said: [name for name in outcomes if outcomes[name] == said] for said in outcomes.values()}
         same = [name for name in by.get("same", ()) if name != BATCH]
         words = [f"takes any {' and '.join(same)}"] if same else []
         words += ["batch open"] if BATCH in by.get("same", ()) else []
-        for said in (_FIXED, _UNKNOWN, ""):
+        for said in (_FIXED, UNKNOWN, ""):
             listed = ", ".join(re.sub(r"(?<!\d) = ", " ", f"{one} = {size[one]}") for one in by.get(said, ()))
             words += [f"{said or 'fixed in the original'}: {listed}"] if listed else []
         return tuple(words)
@@ -316,7 +344,8 @@ class Proof:
     def _at(self, inputs: Inputs) -> str:
         """Whether the two compute the same for inputs of another size; "" if the original takes none."""
         exact = not self.outputs.function_changed_by
-        expected = cache(or_nothing(partial(run, self.masked if exact else self.original, inputs)))
+        wide = self._masked if exact else partial(run, self.original)
+        expected = cache(or_nothing(partial(wide, inputs)))
         survivors = cache(or_nothing(lambda precision: run_graph(self.open, inputs, precision)))
         samples = [[one.shape[1:] for one in tensors_of(given)] for given in (inputs, self.inputs)]
         if not exact and self.groups.batch is None and samples[0] == samples[1] and survivors(Precision.OWN):
@@ -332,25 +361,25 @@ class Proof:
             if outcome.same and survivors(Precision.OWN):
                 expected = survivors
             elif outcome.same or not (isinstance(self.pruned, GraphNet) and captured(Precision.OWN)):
-                return _UNKNOWN  # else the graph form is as wrong there as the graph
+                return UNKNOWN  # else the graph form is as wrong there as the graph
         outcome = compared(expected, found)
         if outcome.same:
-            several = all(len(one) > 1 for one in tensors_of(inputs) if one.dim())  # for batch norms
-            if several and _elements(inputs) < _elements(self.least):
-                self.least, self.found = inputs, found
+            few = self.several and any(len(one) < 2 for one in tensors_of(inputs) if one.dim())
+            if not few and _elements(inputs) < _elements(self.least):
+                graph = self.groups.tracing.graph.graph
+                self.least = first_samples(self.original, inputs, graph, 2)
+                self.found = cache(partial(run, self.pruned, self.least))
             return "same"
         shapes = ", ".join(str(tuple(one.shape)) for one in tensors_of(inputs))
         raise self._wrong(f"at another size of its inputs, {shapes}", outcome.error)
 
     def pickled(self) -> str:
         """A round trip through pickle, in words."""
-        file = io.BytesIO()
         try:
-            torch.save(self.pruned, file)
-            again = torch.load(io.BytesIO(file.getbuffer()), weights_only=False)
+            again = repickled(self.pruned)
         except Exception as error:  # the user's classes may raise anything
             try:
-                torch.save(self.original, io.BytesIO())
+                repickled(self.original)
             except Exception:
                 return "cannot be pickled, as the original"
             return f"cannot be pickled: {first_line(error)}"
@@ -381,7 +410,7 @@ class Proof:
         )
 
 
-_FIXED, _UNKNOWN = "fixed", "not compared at another"
+_FIXED = "fixed"
 
 
 def _elements(inputs: Inputs) -> int:
@@ -398,17 +427,3 @@ def _probe(output: Tensor) -> Tensor:
     flat = (torch.view_as_real(output) if output.is_complex() else output).reshape(-1)
     factors = torch.arange(len(flat), device=flat.device, dtype=torch.float64).cos()
     return (flat * factors.to(flat)).sum()
-
-
-def _masked(model: nn.Module, cut: Cut) -> nn.Module:
-    """The original with the removed indices at zero. Buffers stay: a variance of zero would be wrong."""
-    masks: dict[int, Tensor] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name in cut and id(parameter) not in masks:
-            value = parameter.detach().clone()
-            for axis, indices in cut[name].items():
-                value.index_fill_(axis, torch.tensor(indices, device=value.device), 0)
-            masks[id(parameter)] = nn.Parameter(value, parameter.requires_grad)
-    # Unmasked tensors are shared with the original: nothing here writes to them.
-    shared = {id(tensor): tensor for _, tensor in named_tensors(model)}
-    return copied_module(model, shared | masks)

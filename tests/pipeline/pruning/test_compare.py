@@ -95,6 +95,13 @@ def test_a_value_that_was_filled_in_hides_no_difference_of_the_others() -> None:
     assert error_of(masked, torch.tensor([2.0, -2e9])) == pytest.approx(1)
 
 
+def test_a_large_equal_gradient_is_no_fill_value() -> None:
+    weight_and_bias = torch.tensor([2e3, 1e-4])  # that of a bias before a norm is 0 but for rounding
+    found = torch.tensor([2e3, 2e-4])
+    assert relative_error([weight_and_bias], [found]) > 0.1
+    assert relative_error([weight_and_bias], [found], math.inf) < 1e-6
+
+
 def test_a_large_output_is_one_output_wherever_in_it_the_values_are() -> None:
     one = torch.ones(3, 200_000)
     one[0, 1], one[2, -1] = -1e12, 1e4  # filled in; and the largest value, far behind what differs

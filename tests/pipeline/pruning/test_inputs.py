@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_unflatten
 from deadweight import apply, choose, load_pruned, save_pruned, trace, verify
 from deadweight.export.opened import tensors_of
 from deadweight.pipeline.pruning.capture import batch_is_open, capture
-from deadweight.pipeline.pruning.inputs import Inputs, axes_of, inputs_of, tried
+from deadweight.pipeline.pruning.inputs import UNKNOWN, Inputs, axes_of, inputs_of, tried
 from deadweight.targets.errors import ModelError
 
 
@@ -200,7 +200,7 @@ def test_all_axes_are_changed_at_once_and_one_by_one_where_that_is_refused() -> 
         return "same" if shape[3] == 64 else ""
 
     image = [torch.zeros(2, 3, 128, 64)]
-    assert tried(image, axes_of(image), outcome, one_sample=True) == {
+    assert tried(image, axes_of(image), outcome, one_sample=True, several=True) == {
         "batch": "same",
         "height": "same",
         "width": "",
@@ -208,6 +208,32 @@ def test_all_axes_are_changed_at_once_and_one_by_one_where_that_is_refused() -> 
     assert seen[0] == (3, 3, 64, 96)
     assert (1, 3, 64, 64) in seen
     assert len(set(seen)) < 8
+
+
+def test_one_sample_is_another_batch_and_the_cheapest_and_lengths_beyond_a_limit_are_tried() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def outcome(inputs: list[Tensor]) -> str:
+        seen.append(tuple(inputs[0].shape))
+        return "fixed" if inputs[0].shape[1] > 8 else "same"
+
+    ids = [torch.zeros(2, 5, dtype=torch.long)]
+    found = tried(ids, axes_of(ids), outcome, one_sample=True, beyond=(4, 9, 21))
+    assert found == {"batch": "same", "sequence length": "fixed"}
+    assert seen == [(1, 2), (1, 9)]  # 4 is no limit here, and 21 costs too much
+
+
+def test_what_no_image_can_be_compared_with_is_tried_once() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def outcome(inputs: list[Tensor]) -> str:
+        seen.append(tuple(inputs[0].shape))
+        return "same" if inputs[0].shape[2:] == (64, 64) else UNKNOWN
+
+    image = [torch.zeros(2, 3, 64, 64)]
+    found = tried(image, axes_of(image), outcome, one_sample=True)
+    assert found == {"batch": "same", "height": UNKNOWN, "width": UNKNOWN}
+    assert seen == [(1, 3, 32, 96), (1, 3, 32, 32), (1, 3, 64, 64)]
 
 
 def test_values_are_those_of_the_example() -> None:

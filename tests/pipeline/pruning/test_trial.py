@@ -138,6 +138,30 @@ def test_as_many_heads_as_features_stay_as_many(shapes: list[tuple[int, int]]) -
     assert verify(model, small, plan, groups).max_relative_error < 1e-5
 
 
+class Longest(nn.Module):
+    """The number of tokens that it takes is that of a layer's units."""
+
+    def __init__(self, *, normed: bool) -> None:
+        super().__init__()
+        self.longest, self.width = 16, 16
+        self.fc, self.out = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.norm = nn.LayerNorm(16) if normed else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, : self.longest]
+        out: Tensor = self.out(self.norm(self.fc(x)).view(x.shape[0], x.shape[1], self.width))
+        return out
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_number_that_is_right_at_the_size_of_the_example_alone_is_not_changed(normed: bool) -> None:
+    model, example = nets.lively(Longest(normed=normed)), (nets.image(2, 5, 6),)
+    groups = trace(model, example)
+    small = apply(model, half_of(groups), groups)
+    assert done(small).attributes[""] == {"width": 8}
+    assert small(nets.image(2, 16, 6)).shape == (2, 16, 3)
+
+
 def test_a_forward_that_runs_and_is_wrong_is_not_handed_out() -> None:
     trial = tried(Reshaped("scale"), nets.image(2, 4))
     small, problem = trial.module()
