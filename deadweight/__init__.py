@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from .targets import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .api import build, compare, gate, lint, memory, profile, prune, quantize, run, soak, sweep
+    from . import criteria as criteria
+    from .api import build, check, compare, gate, init, lint, memory, profile, prune, quantize, run, soak, sweep
     from .export.quantization.calibrate import calibrate
     from .export.quantization.to_qdq import to_qdq
     from .export.to_onnx import to_onnx
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from .pipeline.stage import Stage
     from .pipeline.work import Work
     from .pipeline.workload import Workload
+    from .pipeline.workloads.in_python import workload
+    from .pipeline.workloads.named import load_workload
     from .targets.artifact import Artifact
     from .targets.errors import DeadweightError
     from .targets.runtimes.open import open_session
@@ -49,7 +52,7 @@ _HOMES = {
     "export.quantization.calibrate": ("calibrate",),
     "terminal.show": ("show",),
     "api": (
-        *("build", "compare", "gate", "lint", "memory"),
+        *("build", "check", "compare", "gate", "init", "lint", "memory"),
         *("profile", "prune", "quantize", "run", "soak", "sweep"),
     ),
     "export.to_onnx": ("to_onnx",),
@@ -66,6 +69,8 @@ _HOMES = {
     "pipeline.pruning.verify": ("verify",),
     "pipeline.work": ("Work",),
     "pipeline.workload": ("Workload",),
+    "pipeline.workloads.in_python": ("workload",),
+    "pipeline.workloads.named": ("load_workload",),
     "targets.artifact": ("Artifact",),
     "targets.timing.clock": ("time_together",),
     "targets.errors": ("DeadweightError",),
@@ -80,13 +85,17 @@ _HOMES = {
 
 __all__ = ["ActivationStatistics", "Artifact", "Context", "DeadweightError", "Judgement", "Measurement"]
 __all__ += ["Plan", "ProcessTimes", "Protocol", "Recipe", "Runtime", "Session", "Stage", "Target"]
-__all__ += ["TensorSpec", "Work", "Workload", "apply", "build", "calibrate", "choose", "collect", "compare"]
-__all__ += ["gate", "judge", "lint", "load_pruned", "load_target", "measure_memory", "memory"]
+__all__ += ["TensorSpec", "Work", "Workload", "apply", "build", "calibrate", "check", "choose", "collect"]
+__all__ += ["compare", "gate", "init", "judge", "lint", "load_pruned", "load_target", "load_workload"]
+__all__ += ["measure_memory", "memory"]
 __all__ += ["open_session", "plan_of", "profile", "prune", "quantize", "read_recipe", "remove", "run"]
 __all__ += ["save_pruned", "show", "soak", "sweep", "time_together", "to_onnx", "to_qdq", "trace", "verify"]
+__all__ += ["workload"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "criteria":
+        return importlib.import_module(".criteria", __name__)
     for home, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(f".{home}", __name__), name)
@@ -94,4 +103,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted([*__all__, "__version__", "criteria"])

@@ -12,7 +12,7 @@ import typer
 from typer import Option
 
 from . import __version__, api
-from .commands import boards, engines, gate, packing, release, soak, stages, timing
+from .commands import boards, engines, gate, packing, release, setup, soak, stages, timing
 from .terminal.options import BoardPrecision, BoardRuntime, Data, JetPack, On, Out, Settings, TargetName
 from .terminal.printer import out
 from .terminal.show import show
@@ -44,6 +44,9 @@ def run(
     on: On = None,
     runtime: BoardRuntime = None,
     precision: BoardPrecision = None,
+    even_so: Annotated[
+        bool, Option("--even-so", help="Run all stages although a budget is known to be out of reach.")
+    ] = False,
 ) -> None:
     """Run a recipe from training to the report; a killed run resumes.
 
@@ -60,6 +63,7 @@ def run(
             on=on,
             runtime=runtime,
             precision=precision,
+            even_so=even_so,
             watcher=watcher,
         )
     show(done)
@@ -117,6 +121,7 @@ def report(
 
 
 for _command in (
+    *(setup.init, setup.check),
     *(stages.prune, stages.quantize, timing.profile, timing.compare, soak.soak, gate.gate, engines.lint),
     *(engines.build, engines.engine, engines.memory, boards.targets, boards.doctor, packing.pack),
     *(packing.unpack, boards.bundle, release.verify, release.delta, release.handover, release.camera),

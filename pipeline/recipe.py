@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from pydantic import Field
 
@@ -18,7 +19,7 @@ from ..targets.board_file import read_toml, with_jetpack
 from ..targets.budgets import Budgets
 from ..targets.errors import RecipeError, meant, users_code, within
 from ..targets.target import Target, load_target
-from .stage import NamedStage, checked, make_stage, named_files
+from .stage import NamedStage, checked, files_read, make_stage, named_files
 from .work import Facts
 
 if sys.version_info >= (3, 11):
@@ -59,7 +60,8 @@ class Recipe:
     """A recipe that was read and checked.
 
     Attributes:
-        workload: "file.py:name", relative to the recipe, or "package.module:name".
+        workload: "file.py:name", relative to the recipe, "package.module:name", or a factory's name; with the
+            keys `data` and `task` as settings, see `workloads.named`.
         target: the board; in the TOML its name, or the path of the user's own .toml file.
         values: the TOML as it was read, with every `--set` applied.
         log: where the run is also written, see `loggers`.
@@ -103,6 +105,8 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
     @dataclass(frozen=True)
     class Top:
         workload: str
+        data: str = ""
+        task: str = ""
         target: str = "x86-cpu"
         jetpack: str | None = None
         seed: Seed = 0
@@ -135,7 +139,9 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
     sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, f"{path.name}, sweep")
     budgets = checked(Budgets, top.budgets, f"{path.name}, budgets")
     log = (top.log,) if isinstance(top.log, str) else top.log
-    return Recipe(path, top.workload, target, top.seed, budgets, tuple(stages), sweep, values, log)
+    more = urlencode({name: value for name in ("data", "task") if (value := getattr(top, name))}, safe="/:")
+    workload = top.workload + (f"{'&' if '?' in top.workload else '?'}{more}" if more else "")
+    return Recipe(path, workload, target, top.seed, budgets, tuple(stages), sweep, values, log)
 
 
 def check_stages(recipe: Recipe) -> None:
@@ -146,10 +152,17 @@ def check_stages(recipe: Recipe) -> None:
     """
     for index, named in enumerate(recipe.stages):
         with within(f'{recipe.path.name}, stages[{index}] "{named.name}"'):
-            for path in named_files(named.stage, "reads"):
+            files = files_read(named.stage, recipe.path.parent)
+            for path in files:
                 if not path.exists():
-                    raise RecipeError(f"{path} does not exist.", "Check the path.")
-            for method, value in (("check", recipe.stages[:index]), ("check_target", recipe.target)):
+                    cure = "Check the path: it is relative to the recipe's folder."
+                    raise RecipeError(f"{path} does not exist.", cure)
+            given = (
+                ("check", recipe.stages[:index]),
+                ("check_target", recipe.target),
+                ("check_files", files),
+            )
+            for method, value in given:
                 with users_code(f"{method}() was called"):
                     getattr(named.stage, method, bool)(value)
 

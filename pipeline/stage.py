@@ -38,11 +38,12 @@ class Stage(Protocol):
     A user's own stage that declares neither `shrinks` nor `recovers` runs, but `controls` refuses its recipe:
     a comparison that does not know what the stage did would mislead.
 
-    Optional methods: `reads()` returns paths of data and `code()` paths of code that the result depends on
-    besides settings and input; they enter the cache key. `check(earlier)` gets the recipe's stages before
-    this one, and `check_target(target)` its target; they raise a RecipeError for what cannot work, before
-    anything runs. A stage that shrinks may offer `cut(model, plan, groups, work) -> (model, words)`: the
-    random control is then cut in the same way.
+    Optional methods: `reads()` returns paths of data, relative to the recipe's folder, and `code()` paths of
+    code that the result depends on besides settings and input; they enter the cache key. `check(earlier)`
+    gets the recipe's stages before this one, `check_target(target)` its target, and `check_files(paths)` the
+    files of `reads`; they raise a RecipeError for what cannot work, before anything runs. A stage that
+    shrinks may offer `cut(model, plan, groups, work) -> (model, words)`: the random control is then cut in
+    the same way.
     """
 
     def __call__(self, work: Work) -> Work:
@@ -123,6 +124,20 @@ def run_stage(name: str, stage: Stage, work: Work) -> Work:
             "Return the work that it was given, or what work.with_model(...) returns.",
         )
     return result
+
+
+def beside(path: Path, folder: Path) -> Path:
+    """A path that a recipe in this folder names.
+
+    Until version 0.4, a file of the working directory is found too.
+    """
+    found = folder / path
+    return path if path.exists() and not found.exists() else found
+
+
+def files_read(stage: Stage, folder: Path) -> list[Path]:
+    """The files that a stage of a recipe in this folder reads."""
+    return [beside(path, folder) for path in named_files(stage, "reads")]
 
 
 def named_files(stage: Stage, method: str) -> list[Path]:

@@ -86,6 +86,7 @@ class Work:
 
     Attributes:
         directory: where the running stage may put its files.
+        folder: the recipe's, to which its paths are relative.
         variants: the networks so far, oldest first.
         artifacts: files that belong to no single network: statistics, scores, measurements.
         log: the stages run so far.
@@ -100,6 +101,7 @@ class Work:
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     log: tuple[Done, ...] = ()
     progress: Progress = field(default=lambda done, total, what: None, compare=False)
+    folder: Path = field(default=Path(), compare=False)
     networks: NetworkFiles = field(kw_only=True, repr=False, compare=False)
 
     def variant(self, name: str) -> Variant:

@@ -7,18 +7,14 @@ the PyTorch module, the ONNX file and an engine on a board.
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..targets.errors import WorkloadError, meant, module_in, users_code
+from ..targets.errors import WorkloadError, users_code
 
 Batch = Mapping[str, Tensor]
 Array = np.ndarray[Any, Any]
@@ -27,6 +23,8 @@ Predict = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 class Workload(Protocol):
     """A network and its data, as a run needs them.
+
+    Optional: `code`, paths of further source files that it depends on.
 
     Attributes:
         score_name: the name of the score in tables, e.g. "accuracy".
@@ -72,45 +70,6 @@ class Workload(Protocol):
 def lost(workload: Workload, before: float, after: float) -> float:
     """How much worse the second score is; below 0 if it is better."""
     return before - after if workload.higher_is_better else after - before
-
-
-def load_workload(spec: str, directory: Path) -> Workload:
-    """Loads "file.py:name" (relative to `directory`) or "package.module:name" and checks its members.
-
-    The name may be a class or a function without arguments, or a ready object.
-
-    Raises:
-        WorkloadError: the file is missing, does not import, or the named object is not a workload.
-    """
-    place, separator, name = spec.rpartition(":")
-    if not separator or not place or not name:
-        cure = 'Write it as "file.py:name" or "package.module:name".'
-        raise WorkloadError(f'The workload "{spec}" names no object.', cure)
-    module = _import_file(directory / place) if place.endswith(".py") else _import_name(place)
-    if not hasattr(module, name):
-        known = [key for key in vars(module) if not key.startswith("_")]
-        raise WorkloadError(
-            f"{place} has no {name!r}.",
-            meant(name, known, f"Define {name!r} there, or name one that exists."),
-        )
-    made = getattr(module, name)
-    with users_code(f"{spec} was made"):
-        workload = made() if isinstance(made, (type, FunctionType)) else made
-    wanted = [key for key in (*Workload.__annotations__, *vars(Workload)) if not key.startswith("_")]
-    missing = [key for key in wanted if not hasattr(workload, key)]
-    if missing:
-        raise WorkloadError(
-            f"{spec} is not a workload: it lacks {', '.join(missing)}.",
-            "Add these members; deadweight.Workload says what each must return.",
-        )
-    return workload  # type: ignore[no-any-return]
-
-
-def workload_source(spec: str, directory: Path) -> Path:
-    place = spec.rpartition(":")[0]
-    if place.endswith(".py"):
-        return (directory / place).resolve()
-    return Path(str(sys.modules[place].__file__))
 
 
 def built_model(workload: Workload, *, seed: int | None = None) -> nn.Module:
@@ -175,29 +134,3 @@ def inputs_of(workload: Workload, split: str) -> Iterator[dict[str, Tensor]]:
     names = list(example_batch(workload))
     for batch in split_batches(workload, split):
         yield {name: batch[name] for name in names}
-
-
-def _import_file(path: Path) -> ModuleType:
-    path = path.resolve()
-    if not path.is_file():
-        raise WorkloadError(
-            f"The workload's file {path} does not exist.",
-            "Check the path; in a recipe it is relative to the recipe's folder.",
-        )
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))  # so that it can import the files beside it, as a script can
-    with users_code(f"{path.name} was imported"):
-        return module_in(path)
-
-
-def _import_name(name: str) -> ModuleType:
-    with users_code(f"{name} was imported"):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # the module exists, but a module that it imports does not
-            raise WorkloadError(
-                f"There is no module {error.name} to import {name} from.",
-                'Check the name, or give the file, as "path/to/file.py:name".',
-            ) from error

@@ -128,9 +128,14 @@ def users_code(while_what: str, kind: Type[DeadweightError] = WorkloadError) -> 
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [frame for frame in frames if not _is_installed(frame.filename)]
         at = f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
-        cure = "Fix that line and run again." if theirs else "Fix it and run again."
-        if isinstance(error, ModuleNotFoundError):
-            cure = "Check the name; the module must be beside the recipe or on Python's path."
+        if isinstance(error, SyntaxError) and error.filename:
+            at = f" at {error.filename}:{error.lineno}"
+        cure = "Fix that line and run again." if at else "Fix it and run again."
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            top = error.name.partition(".")[0]
+            cure = f"Check the name; install {top}, or, if it is a file of yours, put it beside the recipe."
+        elif "operator torchvision::" in str(error):
+            cure = "torchvision is of another build than torch (CUDA, CPU): install both from the same index."
         raise kind(f"While {while_what}: {type(error).__name__}: {error}{at}.", cure) from error
 
 

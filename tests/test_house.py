@@ -26,16 +26,17 @@ FLOORS = ("targets", "export", "pipeline")  # from the ground up
 ARROWS = {
     "deadweight": "deadweight/api deadweight/commands deadweight/terminal EVERYTHING",
     "deadweight/api": "export/lint export/memory export/onnx_graph export/quantization pipeline/report "
-    "pipeline/runs targets/engines targets/gate targets/machine targets/remote targets/runtimes "
-    "targets/timing",
+    "pipeline/runs pipeline/workloads targets/engines targets/gate targets/machine targets/remote "
+    "targets/runtimes targets/timing",
     "deadweight/commands": "deadweight/api deadweight/terminal export/coding export/onnx_graph "
-    "export/release pipeline/report targets/coded targets/engines targets/gate targets/release "
-    "targets/remote targets/runtimes targets/timing",
+    "export/release pipeline/report pipeline/workloads targets/coded targets/engines targets/gate "
+    "targets/release targets/remote targets/runtimes targets/timing",
     "deadweight/terminal": "deadweight/api pipeline/report pipeline/runs targets/gate targets/machine "
     "targets/timing",
     "pipeline": "pipeline/pruning",
     "pipeline/pruning": "",
-    "pipeline/training": "pipeline/pruning targets/runtimes",
+    "pipeline/training": "pipeline/pruning pipeline/workloads targets/runtimes",
+    "pipeline/workloads": "",
     "pipeline/importance": "pipeline/pruning pipeline/training",
     "pipeline/loggers": "",
     "pipeline/compression": "pipeline/importance pipeline/pruning pipeline/training targets/timing",
@@ -47,7 +48,8 @@ ARROWS = {
     "export/quantization targets/engines targets/machine targets/remote targets/runtimes targets/timing",
     "pipeline/report": "targets/engines targets/gate targets/timing",
     "pipeline/runs": "pipeline/importance pipeline/loggers pipeline/pruning pipeline/quantization "
-    "pipeline/report pipeline/stages pipeline/training export/lint export/onnx_graph export/release "
+    "pipeline/report pipeline/stages pipeline/training pipeline/workloads export/lint export/onnx_graph "
+    "export/release "
     "targets/machine targets/timing",
     "export": "export/lint export/onnx_graph export/parity export/quantization",
     "export/onnx_graph": "",
@@ -71,7 +73,7 @@ ARROWS = {
     "targets/remote": "targets/engines targets/release targets/runtimes targets/timing",
 }
 FILES_AT_THE_ROOT = {
-    "deadweight": {"__init__", "__main__", "cli", "testing"},
+    "deadweight": {"__init__", "__main__", "cli", "criteria", "testing"},
     "pipeline": {"__init__", "workload", "work", "stage", "recipe"},
     "export": {"__init__", "to_onnx", "int8", "opened"},
     "targets": {
@@ -206,8 +208,8 @@ STAGES = {path.stem for path in (ROOT / "pipeline" / "stages").glob("[a-z]*.py")
 NO_NAMES = {
     # A runtime is asked what it does. engines/ is TensorRT's own builder and tells its two flavours apart.
     "runtimes": (RUNTIMES, r"", ("targets/runtimes", "targets/engines")),
-    # The kind of an engine's layer and the name of an artifact are no stages.
-    "stages": (STAGES, r"^(?!layer\.kind|work\.artifacts)", ("pipeline/stages",)),
+    # The kind of an engine's layer, the name of an artifact and that of a split are no stages.
+    "stages": (STAGES, r"^(?!layer\.kind|work\.artifacts|split$)", ("pipeline/stages",)),
 }
 """By kind: the names, what stands on the other side (a pattern), and the folders that may compare them."""
 

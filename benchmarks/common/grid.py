@@ -34,7 +34,8 @@ from deadweight.pipeline.stages.train import Train
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.training.predict import score_of, torch_predict
 from deadweight.pipeline.work import Variant, Work
-from deadweight.pipeline.workload import Workload, load_workload
+from deadweight.pipeline.workload import Workload
+from deadweight.pipeline.workloads.named import load_workload
 from deadweight.targets.artifact import Artifact
 from deadweight.targets.target import load_target
 

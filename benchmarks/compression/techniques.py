@@ -28,7 +28,8 @@ from deadweight.pipeline.stages.train import Train
 from deadweight.pipeline.training.loop import Schedule, TrainingJob, fit
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Variant, Work
-from deadweight.pipeline.workload import Workload, load_workload
+from deadweight.pipeline.workload import Workload
+from deadweight.pipeline.workloads.named import load_workload
 from deadweight.targets.artifact import Artifact
 from deadweight.targets.target import load_target
 

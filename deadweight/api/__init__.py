@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from .files import build, lint, memory, quantize
     from .gating import gate
     from .latency import compare, profile
-    from .recipes import prune, run, sweep
+    from .recipes import check, init, prune, run, sweep
     from .soaking import soak
 
 __all__ = [
     "build",
+    "check",
     "compare",
     "gate",
+    "init",
     "lint",
     "memory",
     "profile",
@@ -30,7 +32,7 @@ __all__ = [
     "sweep",
 ]
 _HOMES = {"gate": "gating", "compare": "latency", "profile": "latency", "soak": "soaking"}
-_HOMES |= dict.fromkeys(("prune", "run", "sweep"), "recipes")
+_HOMES |= dict.fromkeys(("check", "init", "prune", "run", "sweep"), "recipes")
 
 
 def __getattr__(name: str) -> Any:

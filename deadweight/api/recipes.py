@@ -5,24 +5,28 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..pipeline.recipe import Recipe, SweepSettings, read_recipe
 from ..pipeline.report.words import headline
-from ..pipeline.runs.cache import Watcher, locked, prepared
+from ..pipeline.runs.cache import Watcher, default_directory, locked, prepared
+from ..pipeline.runs.check import Finding
+from ..pipeline.runs.check import check as run_check
 from ..pipeline.runs.prune_command import in_python, prune_alone, pruning, up_to_pruning
 from ..pipeline.runs.run import run as run_recipe
 from ..pipeline.runs.run import run_sweep
 from ..pipeline.runs.summary import exit_code
 from ..pipeline.stage import checked
+from ..pipeline.workloads import starter
 from ..targets.errors import RecipeError, TargetError
 from ..targets.remote.on_board import facts_of
 from ..targets.remote.ssh import connected
 from ..targets.target import with_facts
-from .results import Pruned, Run, Sweep
+from .results import Checked, Pruned, Run, Sweep
 
 
 def prune(
@@ -65,11 +69,12 @@ def prune(
     checkpoint = None if weights is None else Path(weights)
     recipe = pruning(what, wanted, [*settings, *_targeted((), target)], weights=checkpoint, key=key)
     of_recipe = recipe.path.suffix == ".toml"
-    name = Path(what).stem if of_recipe else recipe.workload.rpartition(":")[2].lower()
+    object_name = recipe.workload.partition("?")[0].rpartition(":")[2].lower()
+    name = Path(what).stem if of_recipe else Path(object_name).stem
     folder = Path(out) if out is not None else Path("runs") / f"{name}-pruned"
     with contextlib.ExitStack() as held:
         if of_recipe:  # reuse the finished stages of a run
-            directory = Path("runs") / recipe.path.stem
+            directory = default_directory(recipe.path)
         else:
             directory = Path(held.enter_context(tempfile.TemporaryDirectory()))
         held.enter_context(locked(directory))
@@ -82,8 +87,66 @@ def prune(
         f"{cut.before.counts.parameters:,} -> {cut.after.counts.parameters:,} parameters, "
         f"{score} {cut.before.score:.4f} -> {cut.after.score:.4f} before fine-tuning"
     )
-    where, lines = in_python(recipe, folder)
-    return Pruned(verdict, 0, cut, folder, score, trained, where, lines)
+    return Pruned(verdict, 0, cut, folder, score, trained, in_python(recipe, work, folder))
+
+
+def init(
+    model: str,
+    data: str,
+    task: str = "",
+    *,
+    target: str = "x86-cpu",
+    size: int = 0,
+    epochs: int = 10,
+    out: Path | str = ".",
+) -> tuple[Path, Path]:
+    """Write a workload.py and a recipe.toml, with comments, for a network and its data; returns their paths.
+
+    >>> import deadweight
+    >>> written = deadweight.init("net.py:build", "net.py:loaders", "classification", out="own")
+    >>> [path.name for path in written]
+    ['workload.py', 'recipe.toml']
+
+    Args:
+        model: "file.py:function" that builds it, or a factory's name, e.g. "timm:resnet18?classes=10".
+        data: "file.py:function" that returns the loaders, a folder of images, or an .npz file.
+        task: classification, regression, segmentation, detection or language; "" for the network's own.
+        size: the side of images in pixels; 0 for the network's own.
+        epochs: of training; 0 for a network that comes trained.
+        out: the folder; model and data are relative to it.
+
+    Raises:
+        DeadweightError: a file exists already, or there is no such network or task.
+    """
+    chosen = starter.task_of(model, task, Path(out))
+    return starter.write_starter(
+        Path(out), model=model, data=data, task=chosen, target=target, size=size, epochs=epochs
+    )
+
+
+def check(
+    what: str,
+    *,
+    settings: Iterable[str] = (),
+    seen: Callable[[Finding], None] = lambda finding: None,
+) -> Checked:
+    """Try a recipe, or a workload, in seconds: every mistake with its place and its cure.
+
+    >>> import deadweight
+    >>> found = deadweight.check("recipe.toml")
+    >>> found.exit_code, [one.where for one in found.findings if one.kind == "mistake"]
+    (0, [])
+
+    Args:
+        what: a recipe, or a workload as a recipe names it.
+        seen: called with each finding as it is made.
+    """
+    started = time.monotonic()
+    findings = tuple(run_check(what, settings, seen))
+    count = sum(one.kind == "mistake" for one in findings)
+    plural = "s" if count > 1 else ""
+    verdict = f"{count} mistake{plural}" if count else "no mistake was found"
+    return Checked(f"{verdict}, {time.monotonic() - started:.1f} s", 2 if count else 0, findings)
 
 
 def run(
@@ -95,6 +158,7 @@ def run(
     on: str | None = None,
     runtime: str | None = None,
     precision: str | None = None,
+    even_so: bool = False,
     watcher: Watcher | None = None,
 ) -> Run:
     """Run a recipe from training to the report; a killed run resumes.
@@ -109,6 +173,7 @@ def run(
         out: the run's directory; None for runs/NAME.
         on: USER@HOST, to time the networks there; as engines, and scored as engines, where it has TensorRT.
         runtime, precision: there, as in `compare`.
+        even_so: run on when a budget is known to be out of reach.
 
     Raises:
         DeadweightError: the recipe is wrong, or a stage failed; finished stages are kept.
@@ -116,8 +181,10 @@ def run(
     there = {"on": on, "runtime": runtime, "precision": precision}
     named = [f"profile.{name}={json.dumps(value)}" for name, value in there.items() if value]
     chosen = [*_targeted(settings, target), *named]
-    directory = Path(out) if out is not None else Path("runs") / Path(recipe).stem
-    report = run_recipe(_for_its_board(Path(recipe), chosen), directory, watcher or Watcher())
+    directory = Path(out) if out is not None else default_directory(Path(recipe))
+    report = run_recipe(
+        _for_its_board(Path(recipe), chosen), directory, watcher or Watcher(), even_so=even_so
+    )
     return Run(headline(report), exit_code(report), report, directory)
 
 
@@ -152,7 +219,7 @@ def sweep(
     if chosen is None:
         cure = "Give values by setting, e.g. --over prune.mean=0.02,0.1,0.5."
         raise RecipeError(f"{recipe} has no [sweep], and no values to try were given.", cure)
-    directory = Path(out) if out is not None else Path("runs") / Path(recipe).stem
+    directory = Path(out) if out is not None else default_directory(Path(recipe))
     swept = run_sweep(read, chosen, directory, watcher or Watcher())
     verdict = ", ".join(swept.chosen) or f"No setting keeps the score within {chosen.score_drop}."
     return Sweep(verdict, 0, swept, chosen.score_drop, directory)

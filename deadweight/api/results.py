@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..export.lint.check import Report as LintReport
     from ..export.quantization.samples import Samples
     from ..pipeline.report.schema import Report
+    from ..pipeline.runs.check import Finding
     from ..pipeline.runs.prune_command import Cut
     from ..pipeline.runs.sweep import Swept
     from ..targets.gate.baseline import Baseline
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
     from ..targets.timing.soak_record import Soak as SoakRecord
     from ..targets.timing.soak_summary import Summary
 
-MEANINGS = {0: "good", 1: "slower, refused, or a budget is broken", 3: "cannot tell, or nothing was measured"}
+MEANINGS = {
+    0: "good",
+    1: "slower, refused, or a budget is broken",
+    2: "bad input",
+    3: "cannot tell, or nothing was measured",
+}
 
 
 @dataclass(frozen=True)
@@ -191,15 +197,21 @@ class Pruned(Result):
         cut: the plan, and figures before and after.
         folder: where the networks are.
         trained: whether the weights came from a file or a recipe, not from `build_model()` alone.
-        where, load: from which folder, and by which lines, the network is loaded in Python.
+        load: the lines by which the network is loaded in Python.
     """
 
     cut: Cut
     folder: Path
     score_name: str
     trained: bool
-    where: str = ""
     load: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checked(Result):
+    """What `check` found: what is right, notes, and mistakes with their place and cure."""
+
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)

@@ -102,10 +102,11 @@ def _(result: results.Gate) -> list[RenderableType]:
     from ..targets.gate.report import calibration_sentence
     from ..targets.timing.measurement import timed_by
 
-    machine = next(iter(result.gated.measured.values())).conditions["machine"]
+    measured = result.gated.measured
+    machine = next((one.conditions["machine"] for one in measured.values()), result.accepted.machine)
     return [
         gate_table(result.gated),
-        Text(timed_by(result.gated.measured)),
+        *([Text(timed_by(measured))] if measured else []),
         *(Text(f"  {remark}") for remark in result.gated.remarks),
         Text(calibration_sentence(result.accepted.calibration, machine)),
     ]
@@ -214,10 +215,21 @@ def _(result: results.Pruned) -> list[RenderableType]:
         *shown,
         cut_facts(result.cut, score_name=result.score_name),
         Text(f"The networks: {before}, {after}"),
-        Text(f"In Python, {result.where}:"),
+        Text("In Python:"),
         *(Text(f"  {line}") for line in result.load),
         Text(f"Whether it is faster was not measured: deadweight compare {before} {after}"),
     ]
+
+
+@lines.register
+def _(result: results.Checked) -> list[RenderableType]:
+    colours = {"ok": "green", "note": "yellow", "mistake": "bold red"}
+    shown: list[RenderableType] = []
+    for one in result.findings:
+        where = f"{one.where}: " if one.where else ""
+        shown.append(Text.assemble((f"{one.kind:<8}", colours[one.kind]), f"{one.step}: {where}{one.what}"))
+        shown += [Text(f"        What to do: {one.cure}")] if one.cure else []
+    return [*shown, Text(result.verdict, style="bold")]
 
 
 @lines.register

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -60,9 +62,45 @@ class Bar:
             self._task = None
 
 
+class Lines:
+    """Progress for a log: a line every half minute, also while a step says nothing."""
+
+    EVERY_S = 30.0
+
+    def __init__(self) -> None:
+        self._state: tuple[float, int, int, str] | None = None
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Stores the progress of `what`."""
+        started = self._state[0] if self._state else time.monotonic()
+        self._state = (started, done, total, what)
+
+    def clear(self) -> None:
+        """The part is done."""
+        self._state = None
+
+    def tell(self, ended: threading.Event) -> None:
+        """Writes the lines until the end, in a thread of its own."""
+        while not ended.wait(self.EVERY_S):
+            if self._state:
+                started, done, total, what = self._state
+                share = f"{done / total:.0%}, " if done and total > 1 else ""
+                err.say(f"  {what}: {share}{time.monotonic() - started:.0f} s")
+
+
 @contextlib.contextmanager
-def bar(*, goes_on: bool = False) -> Iterator[Bar]:
-    """A bar during a `with` block; nothing if stderr is not a terminal.
+def _logged() -> Iterator[Lines]:
+    lines, ended = Lines(), threading.Event()
+    threading.Thread(target=lines.tell, args=(ended,), daemon=True).start()
+    try:
+        yield lines
+    finally:
+        ended.set()
+
+
+@contextlib.contextmanager
+def bar(*, goes_on: bool = False) -> Iterator[Bar | Lines]:
+    """A bar during a `with` block; lines if stderr is not a terminal.
 
     `goes_on`: the same command resumes after a Ctrl-C.
     """
@@ -72,8 +110,12 @@ def bar(*, goes_on: bool = False) -> Iterator[Bar]:
         *(TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left")),
     )
     try:
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-            yield Bar(progress)
+        if err.is_terminal:
+            with Progress(*columns, console=err, transient=True) as progress:
+                yield Bar(progress)
+        else:
+            with _logged() as lines:
+                yield lines
     except KeyboardInterrupt:
         left = "a run resumes" if goes_on else "it starts again"
         explain("Stopped.", f"Run the same command again; {left}.")

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ...targets.errors import ModelError
 from .external_data import for_inference
 from .graph import QUANTIZED, WEIGHTED, Index, attribute_of, load
 from .walk import all_graphs, bodies
@@ -112,11 +111,15 @@ def bytes_of(tensor: onnx.TensorProto) -> int:
 
 @dataclass(frozen=True)
 class Counts:
-    """`parameters` and `macs` (multiply-adds at batch 1) of a network, and `file_bytes` of its file
-    with external weights."""
+    """The sizes of a network.
+
+    Attributes:
+        macs: multiply-adds at batch 1; None where the shapes of a layer are not fixed.
+        file_bytes: with external weights.
+    """
 
     parameters: int
-    macs: int
+    macs: int | None
     file_bytes: int
 
 
@@ -129,9 +132,6 @@ def count(path: Path, *, sizes: Mapping[str, Sequence[int]] | None = None) -> Co
 
     Args:
         sizes: the shape of an example by input, for dynamic axes other than the batch.
-
-    Raises:
-        ModelError: the shapes of a layer are unknown.
     """
     loaded = load(path)
     model = loaded.proto
@@ -142,8 +142,9 @@ def count(path: Path, *, sizes: Mapping[str, Sequence[int]] | None = None) -> Co
                 axis.dim_value = size
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     shapes |= Shapes.of(model, 1).sizes
-    macs = sum(_macs(node, shapes, path) for node in model.graph.node)
-    return Counts(_parameters(model.graph), macs, loaded.file_bytes)
+    macs = [_macs(node, shapes) for node in model.graph.node]
+    total = None if None in macs else sum(filter(None, macs))
+    return Counts(_parameters(model.graph), total, loaded.file_bytes)
 
 
 def _parameters(graph: onnx.GraphProto) -> int:
@@ -159,17 +160,13 @@ def _parameters(graph: onnx.GraphProto) -> int:
     )
 
 
-def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], path: Path) -> int:
+def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """The multiply-adds of a node; None where its shapes are not known."""
     if node.op_type not in WEIGHTED and node.op_type not in _RECURRENT_GATES:
         return 0
     wanted = [*node.input[:2], *(node.output[:1] if node.op_type in WEIGHTED else ())]
     if any(name not in shapes for name in wanted):
-        raise ModelError(
-            f"The MACs of {node.name or node.output[0]} ({node.op_type}) in {path} cannot be counted: "
-            "its shapes are not fixed.",
-            "Export with to_onnx, where only the batch axis is dynamic, or let example_inputs() return every "
-            "input of the file by its name.",
-        )
+        return None
     first, weight = shapes[node.input[0]], shapes[node.input[1]]
     if node.op_type in _RECURRENT_GATES:  # x [sequence, batch, in], w [directions, gates * hidden, in]
         hidden = weight[1] // _RECURRENT_GATES[node.op_type]

@@ -69,7 +69,7 @@ class Context:
         if self.gradients is None:
             raise RecipeError(
                 f'This criterion needs the slope of the loss at "{group.name}", but no gradients were given.',
-                "Give Context(gradients=Gradients(model, groups, workload)), or prune by a recipe.",
+                "Give batches and loss(outputs, batch) to deadweight.criteria, or prune by a recipe.",
             )
         return self.gradients.slopes[group.name]
 

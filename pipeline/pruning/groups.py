@@ -272,7 +272,7 @@ def remove(
                 f'All {group.size} units of the group "{name}" would be removed, and with them the layer.',
                 f'Lower the thresholds (mean, std) or the ratio, or leave "{name}" out.',
             )
-        step = _step(group, align)
+        step = step_of(group, align)
         free = min(-(-kept // step) * step, group.size) - kept
         candidates = mask.nonzero().reshape(-1)
         score = scores[name][candidates] if scores and name in scores else -candidates.double()
@@ -327,7 +327,8 @@ def _best(scores: Tensor, count: int) -> Tensor:
     return torch.argsort(scores, descending=True, stable=True)[:count]
 
 
-def _step(group: Group, align: Align) -> int:
+def step_of(group: Group, align: Align) -> int:
+    """The multiple to which the width of a group is rounded up."""
     steps = list(align.values()) if isinstance(align, Mapping) else [1 if align is None else align]
     if any(step < 1 for step in steps):
         raise ModelError(f"Widths cannot be aligned to {align}.", "Give multiples of 1 or more.")

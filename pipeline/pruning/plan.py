@@ -110,12 +110,21 @@ class Plan:
     dropped: Mapping[str, Bypass] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """A summary: the form and its reason, and the widths that change."""
+        """A summary: the form and its reason, and the widths that change, from the first cut to this one."""
         form = f"{self.form} form" if self.form else "not applied yet"
-        changed = {name: one for name, one in self.widths.items() if one.after != one.before}
         head = f"Plan, {form}{': ' if self.reason else ''}{self.reason}"
-        widths = [f"  {name} ({one.kind}): {one.before} -> {one.after}" for name, one in changed.items()]
-        return "\n".join([head, *widths, *(f"  {name}: dropped" for name in self.dropped)])
+        steps, sizes = (*self.earlier, self), dict[str, list[int]]()
+        kinds = {name: one.kind for step in steps for name, one in step.widths.items()}
+        for step in steps:
+            for name, one in step.widths.items():
+                known = sizes.setdefault(name, [one.before])
+                known += [one.after] if one.after != known[-1] else []
+        widths = [
+            f"  {name} ({kinds[name]}): {' -> '.join(map(str, known))}"
+            for name, known in sizes.items()
+            if len(known) > 1
+        ]
+        return "\n".join([head, *widths, *(f"  {name}: dropped" for step in steps for name in step.dropped)])
 
     def to_json(self) -> dict[str, Any]:
         """A value for `json.dumps`; empty fields for layers and blocks are left out."""

@@ -8,6 +8,7 @@ difference.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from .units import (
 
 SPARSE_SINCE = 8.0  # the lowest compute capability whose tensor cores support 2:4: Ampere
 _Z = 1.96  # two-sided 95 % of a normal distribution
+_T = 2.093  # the same of Student's, for 20 parts
 _ACCURACIES = ("accuracy", "top-1", "top1", "top-5", "top5")
 
 OUTCOMES = {"faster": "Faster", "slower": "Slower", "equal": "Equal", "cannot_tell": "Cannot tell"}
@@ -178,8 +180,9 @@ def control_sentences(
     A control is compared with the tuned network (else the pruned one, the ticket, or the last row). The
     difference counts when it exceeds 1.96 times the standard error of a difference of two scores: the
     binomial one, when the score is an accuracy over `n` test samples. Both networks see the same samples, so
-    the true error is smaller than the one used here: the rule favours "did as well", against the method. It
-    covers only the test set's sampling error, not the variation between training runs.
+    the true error is smaller than the one used here: the rule favours "did as well", against the method. For
+    any other score it is the jackknife's, of the differences without each part of the samples. Both cover
+    only the test set's sampling error, not the variation between training runs.
     """
     names = {row["name"]: row for row in rows}
     against = names.get("tuned") or names.get("pruned") or names.get("ticket") or rows[-1]
@@ -196,12 +199,12 @@ def _one_control(control: Control, against: Row, scale: ScoreScale, n: int | Non
     if mine is None or theirs is None:
         return f"{name}: not scored, so not compared."
     figures = f"{scale.name} {scale.text(mine)} against {scale.text(theirs)}"
-    if not n or not scale.share or not any(word in scale.name.lower() for word in _ACCURACIES):
+    margin = _margin(control, against, scale, n)
+    if margin is None or not n:
         return (
             f"{name}: {figures}. The sampling error of this score is not known, so whether the difference of "
             f"{scale.change(mine - theirs, sign=False)} is more than chance is not judged."
         )
-    margin = _Z * math.hypot(sampling_error(mine, n), sampling_error(theirs, n))
     loss = scale.loss(mine - theirs)
     bound = f"{PLUS_MINUS}{scale.change(margin, sign=False)} that chance allows with {n:,} test samples"
     if loss > margin:
@@ -209,6 +212,18 @@ def _one_control(control: Control, against: Row, scale: ScoreScale, n: int | Non
     if loss < -margin:
         return f"{name} did better than {other}: {figures}, beyond the {bound}. {moral}".strip()
     return f"{name} did as well as {other}: {figures}, within the {bound}. {moral}".strip()
+
+
+def _margin(control: Control, against: Row, scale: ScoreScale, n: int | None) -> float | None:
+    """The difference of two scores that chance allows, with 95 %; None where it is not known."""
+    if n and scale.share and any(word in scale.name.lower() for word in _ACCURACIES):
+        return _Z * math.hypot(*(sampling_error(row["score"] or 0.0, n) for row in (control, against)))
+    pairs = [*zip(control.get("left_out", ()), against.get("left_out", ()), strict=False)]
+    if len(pairs) < 2:
+        return None
+    differences = [mine - theirs for mine, theirs in pairs]
+    spread = statistics.pvariance(differences) * (len(pairs) - 1)
+    return _T * math.sqrt(spread)
 
 
 def sparse_sentences(

@@ -20,6 +20,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import os
 import platform
 import shutil
 import time
@@ -32,15 +33,23 @@ from typing import Any
 
 import torch
 
-from ...targets.artifact import Artifact, drop_cut_writes, read_json, sha256_of, sync_directory, write_json
+from ...targets.artifact import (
+    Artifact,
+    drop_cut_writes,
+    read_json,
+    sha256_of,
+    sync_directory,
+    write_json,
+    write_text,
+)
 from ...targets.errors import MISFITS, ArtifactError, ModelError, reported, users_code
 from ...targets.machine.probe import cpu_name
 from ...targets.progress import Progress
 from ..recipe import Recipe
-from ..stage import NamedStage, is_users_own, named_files, run_stage, settings_of, source_of
+from ..stage import NamedStage, files_read, is_users_own, named_files, run_stage, settings_of, source_of
 from ..training.networks import NetworkFiles
 from ..work import Done, Facts, Work
-from ..workload import load_workload, workload_source
+from ..workloads.named import load_workload, workload_code
 from .sources import package_versions, source_hash
 
 LIBRARIES = (
@@ -114,7 +123,7 @@ class Run:
             "inputs": work.digest(),
             "source": source_hash(*code),
             "packages": package_versions(*code),
-            "reads": [sha256_of(path) for path in named_files(named.stage, "reads") if path.is_file()],
+            "reads": [sha256_of(path) for path in files_read(named.stage, work.folder) if path.is_file()],
             "workload": self.workload,
             "data": self.fingerprint,
             "target": work.target.to_json(),
@@ -169,12 +178,38 @@ def prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, Wo
     with users_code("fingerprint() was called"):
         fingerprint = str(workload.fingerprint())
     own = [source_of(stage.stage) for stage in recipe.stages if is_users_own(stage.name)]
-    files = (workload_source(recipe.workload, recipe.path.parent), *own)
-    name = recipe.workload.rpartition(":")[2]
+    files = (*workload_code(recipe.workload, recipe.path.parent, workload), *own)
+    place, mark, settings = recipe.workload.partition("?")
+    name = f"{place.rpartition(':')[2]}{mark}{settings}"
     run_ = Run(directory, files, fingerprint, name, watcher.started, watcher.ended)
-    networks = NetworkFiles()
-    work = Work(workload, recipe.target, directory, recipe.seed, progress=watcher.progress, networks=networks)
+    work = Work(
+        workload,
+        recipe.target,
+        directory,
+        recipe.seed,
+        progress=watcher.progress,
+        folder=recipe.path.parent,
+        networks=NetworkFiles(),
+    )
+    if recipe.path.suffix == ".toml":
+        write_text(directory / _OF, os.path.relpath(recipe.path.resolve(), directory.resolve()))
     return run_, work
+
+
+_OF = "recipe.path"
+"""The recipe of a run's directory, relative to it."""
+
+
+def default_directory(recipe: Path) -> Path:
+    """runs/NAME; runs/FOLDER-NAME where that is the directory of another recipe of this name."""
+    whole = recipe.resolve()
+    for count in range(len(whole.parts)):
+        place = Path("runs") / "-".join([*whole.parent.parts[len(whole.parts) - 1 - count :], whole.stem])
+        held = place / _OF
+        owner = (place / held.read_text("utf-8")).resolve() if held.is_file() else whole
+        if owner == whole or not owner.is_file():
+            break
+    return place
 
 
 @contextlib.contextmanager

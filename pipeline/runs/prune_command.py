@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType
 from typing import Any, cast
 
 import torch
@@ -25,7 +23,7 @@ from ..stages.export import Export
 from ..stages.prune import Prune
 from ..stages.statistics import Statistics
 from ..work import Work
-from ..workload import built_model, example_batch, workload_source
+from ..workload import built_model, example_batch
 from .cache import Run
 
 BEFORE, AFTER = "original.onnx", "pruned.onnx"
@@ -83,7 +81,7 @@ def pruning(
         dropped = BUDGETS if BUDGETS & set(wanted) else set()
         kept = {name: value for name, value in values["stages"][at].items() if name not in dropped}
         return parse_recipe({**values, "stages": [*earlier, {**kept, **wanted}]}, path).set(settings)
-    file = what.rpartition(":")[0]
+    file = what.partition("?")[0].rpartition(":")[0].rpartition(":")[2]
     if file.endswith(".py") and not Path(file).is_file():
         raise RecipeError(f"The workload's file {file} does not exist.", "Check the path.")
     if not BUDGETS & set(wanted):
@@ -105,18 +103,14 @@ def up_to_pruning(recipe: Recipe, run: Run, work: Work) -> tuple[Work, Prune]:
     return work, stage
 
 
-def in_python(recipe: Recipe, folder: Path) -> tuple[str, tuple[str, str]]:
-    """The directory from which, and the two lines by which, Python loads the pruned network."""
+def in_python(recipe: Recipe, work: Work, folder: Path) -> tuple[str, str]:
+    """The two lines by which Python loads the pruned network, from any directory."""
     place, _, name = recipe.workload.rpartition(":")
-    source = workload_source(recipe.workload, recipe.path.parent)
-    loaded = next(one for one in [*sys.modules.values()] if getattr(one, "__file__", None) == str(source))
-    made = name + ("()" if isinstance(getattr(loaded, name), (type, FunctionType)) else "")
-    module, where = (
-        (source.stem, f"in the folder of {source.name}") if place.endswith(".py") else (place, "anywhere")
-    )
-    return where, (
-        f"from {module} import {name}; from deadweight import load_pruned",
-        f'model = load_pruned({made}.build_model, "{(folder / SAVED).resolve()}")',
+    file = (recipe.path.parent / place).resolve() if place.endswith(".py") else place
+    spec = getattr(work.workload, "spec", "") or f"{file}:{name}"
+    return (
+        "from deadweight import load_pruned, load_workload",
+        f'model = load_pruned(load_workload("{spec}").build_model, "{(folder / SAVED).resolve()}")',
     )
 
 

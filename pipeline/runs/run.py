@@ -6,22 +6,29 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ...export.onnx_graph.external_data import copy, drop_stale
 from ...targets.artifact import read_json, write_json
+from ...targets.errors import RecipeError
 from ..loggers.log import Entry, logs
 from ..recipe import Recipe, SweepSettings, check_order
 from ..report.page import write_report, write_sweep
 from ..report.schema import Report
 from ..stage import NamedStage
 from ..stages.evaluate import Evaluate
-from ..work import Work
+from ..work import Facts, Work
 from .cache import Watcher, locked, made_by, prepared
 from .summary import summarize
 from .sweep import Swept, require_choice, sweep
 
 
-def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
-    """Runs or resumes a recipe; writes report and networks. After an error, finished stages are kept."""
+def run(recipe: Recipe, directory: Path, watcher: Watcher, *, even_so: bool = False) -> Report:
+    """Runs or resumes a recipe; writes report and networks. After an error, finished stages are kept.
+
+    Args:
+        even_so: whether it goes on when a budget is out of reach.
+    """
     check_order(recipe)
     first = _first(recipe, directory)
     with locked(directory), logs(recipe.log, first) as log:
@@ -35,6 +42,8 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
             work = run_.step(stage, work)
             done = first.of({f"{step}-{stage.name}": dataclasses.asdict(run_.finished[-1])})
             log.write(dataclasses.replace(done, step=step))
+            if not even_so and step <= len(recipe.stages):
+                refuse_out_of_reach(recipe, step - 1, work)
         report = summarize(recipe, work, run_, swept)
         report["words"] = [*report.get("words", []), *look_sentences(looks(directory, work))]
         deliver(work, directory)
@@ -69,6 +78,35 @@ def _logged(report: Report) -> dict[str, Any]:
 def _written(report: Report, directory: Path) -> Path:
     write_json(directory / "report.json", report)
     return write_report(directory)
+
+
+def refuse_out_of_reach(recipe: Recipe, index: int, work: Work) -> None:
+    """Stops after the last stage that shrinks the network, if its size already breaks a budget.
+
+    Raises:
+        RecipeError: a budget is out of reach.
+    """
+    limit, named = recipe.budgets.parameters_removed, recipe.stages[index]
+    later = any(Facts.of(one.stage).shrinks is not False for one in recipe.stages[index + 1 :])
+    if limit is None or not Facts.of(named.stage).shrinks or later:
+        return
+    removed = most_removed(work.model(work.variant("original")), work.model())
+    if removed < limit:
+        raise RecipeError(
+            f'The budget parameters_removed = {limit:g} is out of reach: after the stage "{named.name}" '
+            f"{removed:.1%} are removed, and no stage after it removes any.",
+            "Remove more there (a higher ratio, or align = false where alignment keeps groups whole), or "
+            "lower the budget. --even-so runs the other stages all the same.",
+        )
+
+
+def most_removed(before: nn.Module, after: nn.Module) -> float:
+    """The largest share of parameters that can be gone in a file: an export folds norms, but no weights."""
+    shares = []
+    for fewest in (0, 2):  # axes of the parameters that count
+        old, new = (sum(p.numel() for p in one.parameters() if p.dim() >= fewest) for one in (before, after))
+        shares.append(1 - new / max(old, 1))
+    return max(shares)
 
 
 def deliver(work: Work, directory: Path) -> None:

@@ -152,6 +152,8 @@ def _row(
     }
     if "engine_score" in facts:
         row["engine_score"] = facts["engine_score"]
+    if "left_out" in facts:
+        row["left_out"] = facts["left_out"]
     return row
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from ...targets.artifact import write_json
 from ...targets.errors import RecipeError, users_code
 from ..compression.masks import load_masks
-from ..stage import NamedStage
+from ..stage import NamedStage, beside
 from ..training.checkpoint import write_tensors
 from ..training.loop import WORKER, Schedule, TrainingJob, fit, training_sentence
 from ..training.networks import student_class
@@ -76,8 +76,11 @@ class Distill(Schedule):
                 "The original was not trained in this run, so no further teachers can be trained like it.",
                 "Give their files as checkpoints, or set teachers = 1.",
             )
-        for path in self.checkpoints:
-            read_weights(Path(path))
+
+    def check_files(self, files: Sequence[Path]) -> None:
+        """The teachers' checkpoints can be read."""
+        for path in files:
+            read_weights(path)
 
     def __call__(self, work: Work) -> Work:
         latest = work.latest()
@@ -118,5 +121,5 @@ def _trained(work: Work, number: int) -> Path:
 
 def _loaded(work: Work, number: int, path: str) -> Path:
     folder = work.directory / f"checkpoint-{number}"
-    write_tensors(folder / "model.safetensors", read_weights(Path(path)))
+    write_tensors(folder / "model.safetensors", read_weights(beside(Path(path), work.folder)))
     return folder

@@ -20,7 +20,7 @@ from ...targets.remote.on_board import ready_on
 from ...targets.remote.ssh import connected
 from ...targets.runtimes.open import open_session
 from ...targets.timing.inputs import inputs_mark
-from ..training.predict import score_of, session_predict, torch_predict
+from ..training.predict import left_out, score_of, session_predict, torch_predict
 from ..work import Variant, Work
 from ..workload import Array, Batch, Predict, example_batch, split_batches
 from .profile import how_on
@@ -36,10 +36,10 @@ class Evaluate:
     split: Literal["train", "validation", "calibration", "test"] = "test"
 
     def __call__(self, work: Work) -> Work:
-        scores = {}
+        scores, apart = {}, any(variant.role == "control" for variant in work.variants)
         for index, variant in enumerate(work.variants):
             work.progress(index, len(work.variants), f"score {variant.name}")
-            scores[variant.name] = _facts(work, variant, self.split)
+            scores[variant.name] = _facts(work, variant, self.split, apart=apart)
         for name, score in engine_scores(work, self.split).items():
             scores[name]["engine_score"] = score
         work.progress(len(work.variants), len(work.variants), "score")
@@ -49,19 +49,27 @@ class Evaluate:
         return work.with_artifact(f"scores_{self.split}", path).logged("evaluate", self)
 
 
-def _facts(work: Work, variant: Variant, split: str) -> dict[str, Any]:
+def _facts(work: Work, variant: Variant, split: str, *, apart: bool) -> dict[str, Any]:
+    """The figures of a network; with `apart` also the scores without parts of the samples."""
     if "onnx" not in variant.files:
         model = work.model(variant)
         predict = torch_predict(model, example_batch(work.workload))
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        return {"score": score_of(work.workload, predict, split), "parameters": parameters}
+        return {**_scores(work, predict, split, apart=apart), "parameters": parameters}
     path = variant.path("onnx")
     session = open_session(path, runtime=work.target.here)
-    score = score_of(work.workload, session_predict(session), split)
+    scores = _scores(work, session_predict(session), split, apart=apart)
     session.close()
     sizes = {name: tuple(value.shape) for name, value in example_batch(work.workload).items()}
     counts = count(path, sizes=sizes)
-    return {"score": score, **{name: getattr(counts, name) for name in ("parameters", "macs", "file_bytes")}}
+    return {**scores, **{name: getattr(counts, name) for name in ("parameters", "macs", "file_bytes")}}
+
+
+def _scores(work: Work, predict: Predict, split: str, *, apart: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"score": score_of(work.workload, predict, split)}
+    if apart and (scores := left_out(work.workload, predict, split)):
+        found["left_out"] = scores
+    return found
 
 
 def engine_scores(work: Work, split: str) -> dict[str, float]:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...targets.errors import ArtifactError
+from ..stage import beside
 from ..training.checkpoint import fill
 from ..training.predict import validation_score
 from ..work import Work
@@ -30,7 +31,7 @@ class Load:
     """Loads a checkpoint into `build_model()`; the result is the network "original".
 
     Attributes:
-        path: a .safetensors file, or a .pt/.pth file with only tensors, relative to the working directory.
+        path: a .safetensors file, or a .pt/.pth file with only tensors, relative to the recipe.
         key: the name of the state dict in a .pt file, e.g. "model"; "" if the file is the state dict.
     """
 
@@ -43,11 +44,14 @@ class Load:
 
     def __call__(self, work: Work) -> Work:
         model = built_model(work.workload)
-        path, cure = Path(self.path), "Give the checkpoint of build_model(), or the key of its state dict."
+        path = beside(Path(self.path), work.folder)
+        cure = "Give the checkpoint of build_model(), or the key of its state dict."
         fill(model, read_weights(path, self.key), path, cure)
         score = validation_score(work.workload, model)
-        words = f"{self.path}: validation {work.workload.score_name} {score:.4f}"
-        return work.with_model("original", model).logged("load", self, words)
+        words = [f"{self.path}: validation {work.workload.score_name} {score:.4f}"]
+        if path.resolve() != (work.folder / self.path).resolve():
+            words.append("it is in the working directory: version 0.4 will look in the recipe's folder alone")
+        return work.with_model("original", model).logged("load", self, *words)
 
 
 def read_weights(path: Path, key: str = "") -> dict[str, Tensor]:

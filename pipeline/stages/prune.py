@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, cast
@@ -25,9 +25,9 @@ from ..importance.activations import ActivationStatistics
 from ..importance.allocation import Normalise, Scope, check_scores, choose_by_parameters, kept, ranking
 from ..importance.criteria import Context, Criterion, below
 from ..importance.gradients import Gradients
-from ..pruning.groups import BLOCKS, Groups, choose, remove
+from ..pruning.groups import BLOCKS, Align, Groups, choose, remove, step_of
 from ..pruning.means import fold_means
-from ..pruning.plan import Plan, plan_of
+from ..pruning.plan import Plan, plan_of, together
 from ..pruning.verify import proven
 from ..stage import NamedStage, is_users_own
 from ..training.batch_norm import reestimated
@@ -141,24 +141,27 @@ class Prune(Cutting):
             why = "; ".join(f"{one.parameter}: {one.reason} {one.line}".strip() for one in groups.frozen[:3])
             cure = why or "Prune another network."
             raise ModelError("This network has no neurons that could be removed.", cure)
-        plan = self._plan(model, groups, work)
+        choose_by = self.chooser(model, groups, work)
+        steps = alignment(work.target) if self.align else None
+        plan = choose_by(steps)
+        said = alignment_words(groups, plan, choose_by(None), steps) if steps else ()
         work.progress(1, 3, "prune: cut")
         small, words = self.cut(model, plan, groups, work)
         work.progress(3, 3, "prune")
         plan = plan_of(small) or plan  # surgery adds the form that it chose, and why
-        return work.with_model("pruned", small, plan=plan).logged("prune", self, _widths(plan), *words)
+        return work.with_model("pruned", small, plan=plan).logged("prune", self, _widths(plan), *words, *said)
 
-    def _plan(self, model: nn.Module, groups: Groups, work: Work) -> Plan:
+    def chooser(self, model: nn.Module, groups: Groups, work: Work) -> Callable[[Align], Plan]:
+        """The choice of units by these settings, for any alignment."""
         held = work.artifacts.get("statistics")
         statistics = ActivationStatistics.load(held.checked()) if held else None
         context = Context(model, statistics, work.seed, Gradients(model, groups, work.workload))
-        steps = alignment(work.target) if self.align else None
         chosen = [group for group in groups if self.heads or group.kind not in BLOCKS]
         if self.mean is not None and self.std is not None:
             order = {g.name: criteria.activation(g, context) for g in chosen}  # raises without statistics
             assert statistics is not None
             dead = {g.name: below(statistics.of(g.name), mean=self.mean, std=self.std) for g in chosen}
-            return remove(groups, dead, align=steps, scores=order)
+            return lambda steps: remove(groups, dead, align=steps, scores=order)
         criterion = find_criterion(self.criterion)
         with users_code(f'the criterion "{self.criterion}" was called'):
             scores: Mapping[str, Tensor] = {group.name: criterion(group, context) for group in chosen}
@@ -166,17 +169,18 @@ class Prune(Cutting):
             ratios = {group.name: self.ratio for group in chosen} | self.ratios
             sizes = {name: groups[name].size for name in ratios}
             keep = {name: sizes[name] - _gone(share, sizes[name]) for name, share in ratios.items()}
-            return choose(groups, scores, keep=keep, align=steps)
+            return lambda steps: choose(groups, scores, keep=keep, align=steps)
         if self.ratio is not None and self.scope == "local":
-            return choose(groups, scores, ratio=self.ratio, align=steps)
+            return lambda steps: choose(groups, scores, ratio=self.ratio, align=steps)
         check_scores(groups, scores)
         ranked = ranking(scores, scope=self.scope, normalise=self.normalise, most=self.most)
-        if self.parameters is not None:
-            return choose_by_parameters(
-                model, groups, scores, removed=self.parameters, order=ranked, align=steps
+        if (removed := self.parameters) is not None:
+            return lambda steps: choose_by_parameters(
+                model, groups, scores, removed=removed, order=ranked, align=steps
             )
         count = _gone(self.ratio, sum(map(len, scores.values())))
-        return choose(groups, scores, keep=kept(groups, scores, ranked, count), align=steps)
+        left = kept(groups, scores, ranked, count)
+        return lambda steps: choose(groups, scores, keep=left, align=steps)
 
 
 def _gone(share: float | None, size: int) -> int:
@@ -198,6 +202,22 @@ def find_criterion(name: str) -> Criterion:
 def alignment(target: Target) -> dict[str, int]:
     """The target's alignment of widths, by the kind of operator."""
     return {kind: rule.step for kind, rule in target.alignment.items()}
+
+
+def alignment_words(groups: Groups, plan: Plan, free: Plan, steps: Align) -> tuple[str, ...]:
+    """A sentence on the groups that keep their width only because of the alignment.
+
+    Args:
+        free: the plan without one.
+    """
+    whole: dict[int, list[str]] = {}
+    for name, width in plan.widths.items():
+        if width.after == width.before > free.widths[name].after:
+            whole.setdefault(step_of(groups[name], steps), []).append(name)
+    said = ", ".join(f"{together(names)} (multiples of {step})" for step, names in sorted(whole.items()))
+    count = sum(map(len, whole.values()))
+    words = f"alignment keeps {count} of {len(groups)} groups whole: {said}; align = false prunes them too"
+    return (words,) if count else ()
 
 
 def _widths(plan: Plan) -> str:

@@ -88,6 +88,8 @@ def spec_of(workload: Workload) -> str:
     Raises:
         RecipeError: its class is not at the top level of a file.
     """
+    if spec := getattr(workload, "spec", ""):
+        return str(spec)
     kind = type(workload)
     module = sys.modules.get(kind.__module__)
     file = getattr(module, "__file__", None)

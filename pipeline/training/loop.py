@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
@@ -305,7 +306,7 @@ def _has_stopped_improving(workload: Workload, scores: Sequence[float], patience
 def _batch_count(workload: Workload) -> int:
     with users_code('batches("train") was called'):
         batches: Any = workload.batches("train")
-        return max(1, len(batches) if hasattr(batches, "__len__") else sum(1 for _ in batches))
+        return max(1, operator.length_hint(batches) or sum(1 for _ in batches))
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

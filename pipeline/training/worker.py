@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 
 from ...targets.artifact import read_json, write_json
 from ...targets.errors import DeadweightError, RecipeError, users_code
-from ..workload import load_workload
+from ..workloads.named import load_workload
 from .checkpoint import tensors_in
 from .distributed import POLL_S
 from .loop import Schedule, TrainingJob, learn

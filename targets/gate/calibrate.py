@@ -83,7 +83,14 @@ def calibrate(
                 loads.append(os.getloadavg()[0])
                 started = time.perf_counter()
                 gated = check(
-                    path, baseline, Path(model), budgets=budgets, cap_s=cap_s, inputs=inputs, board=board
+                    path,
+                    baseline,
+                    Path(model),
+                    budgets=budgets,
+                    cap_s=cap_s,
+                    inputs=inputs,
+                    board=board,
+                    by_bytes=False,
                 )
                 seconds.append(time.perf_counter() - started)
                 outcomes.append(gated.checks[0].outcome)

@@ -19,6 +19,7 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from ..budgets import Budgets
 from ..errors import MeasurementError
+from ..onnx_file import files_of, model_sha256
 from ..progress import Counted
 from ..runtimes.open import runtime_of
 from ..runtimes.runtime import Runtime
@@ -61,7 +62,7 @@ class Gated:
 
     checks: Tuple[Check, ...]
     against: str
-    """`side by side` or `history`."""
+    """`side by side`, `history` or `the same bytes`."""
     judgement: Optional[Judgement]
     measured: Mapping[str, Measurement]
     memory_bytes: Optional[int]
@@ -87,14 +88,17 @@ def check(
     inputs: Optional[Path] = None,
     board: Optional[Runtime] = None,
     energy: Optional[Energy] = None,
+    by_bytes: bool = True,
     progress: Optional[Counted] = None,
 ) -> Gated:
     """Compares a model with the accepted one and checks the budgets.
 
-    Without `old` the history's sessions of the accepted model are used. `scores` are the accepted model's and
-    the candidate's. `taken` are measurements of both, `baseline` and `candidate`, from elsewhere (a board).
-    `inputs` is the NPZ file with which the baseline was recorded, if any. `board` is the runtime of the board
-    that the user named; a baseline only names its runtime, and loads no code. `energy` is the candidate's.
+    The accepted model itself, byte for byte, is not slower: nothing is timed for that, unless `by_bytes` is
+    false, and `measured` is empty without a budget for a time of its own. Without `old` the history's
+    sessions of the accepted model are used. `scores` are the accepted model's and the candidate's. `taken`
+    are measurements of both, `baseline` and `candidate`, from elsewhere (a board). `inputs` is the NPZ file
+    with which the baseline was recorded, if any. `board` is the runtime of the board that the user named; a
+    baseline only names its runtime, and loads no code. `energy` is the candidate's.
 
     Raises:
         ModelError, MeasurementError: it cannot be timed, or there is nothing to compare it with, or the
@@ -110,8 +114,12 @@ def check(
     limit = SLOWDOWN if budgets.slowdown is None else budgets.slowdown
     samples = needed_samples(99) if budgets.p99_s is not None else 0
     judgement: Optional[Judgement] = None
-    if taken is not None:
-        measured = dict(taken)
+    same = by_bytes and taken is None and model_sha256(model) == baseline.model_sha256
+    measured: Mapping[str, Measurement] = {}
+    if same and budgets.latency_s is None and budgets.p99_s is None:
+        pass  # there is nothing to time
+    elif taken is not None:
+        measured = taken
         judgement = judge(measured["baseline"], measured["candidate"], margin=limit, confidence=CONFIDENCE)
     elif old is not None:
         compared = compare_until_decided(
@@ -129,18 +137,26 @@ def check(
     else:
         short = replace(protocol, events=24)
         measured = time_together({"candidate": Path(model)}, protocol=short, inputs=arrays, progress=progress)
-    against = "history" if judgement is None else "side by side"
-    if judgement is None:
+    against = "the same bytes" if same else "history" if judgement is None else "side by side"
+    checks: List[Check] = []
+    remarks: List[str] = []
+    if same:
+        pass
+    elif judgement is None:
         timed, weaker = against_history(measured["candidate"], baseline, history, limit=limit)
         checks, remarks = [timed], [weaker]
     else:
         checks, remarks = [_slowdown_check(judgement, limit)], [*judgement.remarks]
-    candidate = measured["candidate"]
-    if checks[0].outcome == "cannot_tell":
+    candidate = measured.get("candidate")
+    if checks and checks[0].outcome == "cannot_tell":
         remarks.append(
             f"to decide, stop other programs, or use more time (--cap-s) or a limit above {limit:g} (--limit)"
         )
-    if against == "side by side" and candidate.conditions["machine"] != baseline.machine:
+    if (
+        against == "side by side"
+        and candidate is not None
+        and candidate.conditions["machine"] != baseline.machine
+    ):
         remarks.append(
             f"the baseline was recorded on another machine ({baseline.machine.get('cpu')}); both models were "
             "timed on this one"
@@ -150,12 +166,16 @@ def check(
         memory = measure_memory(
             model, runtime=runtime, threads=protocol.threads, batch=protocol.batch, inputs=inputs
         ).resident_bytes
-    checks += _absolute_checks(budgets, candidate, memory_bytes=memory)
+    size = candidate.file_bytes if candidate else sum(one.stat().st_size for one in files_of(Path(model)))
+    checks += _absolute_checks(budgets, candidate, memory_bytes=memory, file_bytes=size)
     reason = unproven(*measured.values())
     if reason:
         checks = [_cannot_tell(one, reason) if one.name in _TIMED else one for one in checks]
     if budgets.energy_j is not None:
         checks.append(_energy_check(budgets.energy_j, energy))
+    if same:
+        words = "0 % more time: it is the accepted model, byte for byte"
+        checks.insert(0, Check("slowdown", "pass", limit, 0.0, 0.0, 0.0, words))
     if budgets.score_drop is not None:
         checks.append(_score_check(budgets.score_drop, *scores))
     return Gated(tuple(checks), against, judgement, measured, memory, tuple(remarks))
@@ -205,9 +225,11 @@ def against_history(
     return Check("slowdown", outcome, limit, value, low, high, words), weaker
 
 
-def _absolute_checks(budgets: Budgets, candidate: Measurement, *, memory_bytes: Optional[int]) -> List[Check]:
+def _absolute_checks(
+    budgets: Budgets, candidate: Optional[Measurement], *, memory_bytes: Optional[int], file_bytes: int
+) -> List[Check]:
     checks = []
-    if budgets.latency_s is not None:
+    if budgets.latency_s is not None and candidate is not None:
         middle = candidate.latency_s(50)
         words = f"p50 {1e3 * middle.value:.4g} ms ({1e3 * middle.low:.4g} to {1e3 * middle.high:.4g} ms)"
         outcome = _outcome((middle.low, middle.high), budgets.latency_s)
@@ -215,14 +237,14 @@ def _absolute_checks(budgets: Budgets, candidate: Measurement, *, memory_bytes: 
         fewest = fewest_events(0.95)  # the interval of one event is a point
         few = "" if candidate.events >= fewest else f"{candidate.events} events, and {fewest} are needed"
         checks.append(_cannot_tell(median, few) if few else median)
-    if budgets.p99_s is not None:
+    if budgets.p99_s is not None and candidate is not None:
         tail = tail_of(candidate, 99)
         high = tail.bound_s if math.isfinite(tail.bound_s) else None
         outcome = _outcome((tail.low_s, tail.bound_s), budgets.p99_s)
         checks.append(Check("p99_s", outcome, budgets.p99_s, tail.value_s, tail.low_s, high, tail.sentence()))
     for name, limit, value in (
         ("memory_bytes", budgets.memory_bytes, memory_bytes),
-        ("file_bytes", budgets.file_bytes, candidate.file_bytes),
+        ("file_bytes", budgets.file_bytes, file_bytes),
     ):
         if limit is not None and value is None:
             checks.append(Check(name, "cannot_tell", limit, None, None, None, "not measured"))

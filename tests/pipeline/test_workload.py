@@ -10,8 +10,9 @@ import torch
 from support.digits import Digits
 from torch import Tensor
 
-from deadweight.pipeline import workload as module
-from deadweight.pipeline.workload import example_batch, load_workload, split_batches
+from deadweight.pipeline.workload import example_batch, split_batches
+from deadweight.pipeline.workloads import named as module
+from deadweight.pipeline.workloads.named import load_workload
 from deadweight.targets.errors import WorkloadError, users_code
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"

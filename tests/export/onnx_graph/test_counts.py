@@ -86,8 +86,8 @@ def test_a_product_of_unknown_sizes_cannot_be_counted(tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "free.onnx")
-    with pytest.raises(ModelError, match="layer"):
-        count(tmp_path / "free.onnx")
+    assert count(tmp_path / "free.onnx").macs is None
+    assert count(tmp_path / "free.onnx").parameters == 16
     assert count(tmp_path / "free.onnx", sizes={"x": (2, 7, 4)}).macs == 7 * 4 * 4
 
 
@@ -95,8 +95,7 @@ def test_a_convolution_over_pictures_of_any_size_is_counted_at_the_size_of_an_ex
     nodes = [op("Conv", ["x", "w"], ["h"], strides=[2, 2], pads=[1, 1, 1, 1]), op("Conv", ["h", "v"], ["y"])]
     constants = {"w": numbers(8, 3, 3, 3), "v": numbers(4, 8, 1, 1)}
     path = write_network(tmp_path / "m.onnx", nodes, constants, ["batch", 3, "height", "width"])
-    with pytest.raises(ModelError, match="shapes are not fixed"):
-        count(path)
+    assert count(path).macs is None
     assert count(path, sizes={"x": (2, 3, 32, 16)}).macs == 16 * 8 * (8 * 3 * 9 + 4 * 8)
 
 

@@ -22,7 +22,7 @@ from deadweight.pipeline.training import checkpoint as on_disk
 from deadweight.pipeline.training.distributed import spec_of
 from deadweight.pipeline.training.loop import Fitted, Schedule, TrainingJob, fit
 from deadweight.pipeline.training.networks import NetworkFiles
-from deadweight.pipeline.workload import load_workload
+from deadweight.pipeline.workloads.named import load_workload
 from deadweight.targets.errors import ModelError, RecipeError
 
 
@@ -47,7 +47,7 @@ def test_a_workload_that_a_recipe_names_by_its_file_is_named_so_to_others_too(tm
     file.write_text("from support.digits import Digits\nclass Mine(Digits): ...\n")
     workload = load_workload("mine.py:Mine", tmp_path)
     assert spec_of(workload) == f"{file}:Mine"
-    code = "import sys; from pathlib import Path; from deadweight.pipeline.workload import load_workload\n"
+    code = "import sys; from pathlib import Path; from deadweight import load_workload\n"
     code += f"sys.path[:] = {sys.path!r}; load_workload({spec_of(workload)!r}, Path('/'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
