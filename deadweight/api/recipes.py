@@ -21,7 +21,7 @@ from ..pipeline.runs.run import run as run_recipe
 from ..pipeline.runs.run import run_sweep
 from ..pipeline.runs.summary import exit_code
 from ..pipeline.stage import checked
-from ..pipeline.workloads import starter
+from ..pipeline.workloads.starter import write_starter
 from ..targets.errors import RecipeError, TargetError
 from ..targets.remote.on_board import facts_of
 from ..targets.remote.ssh import connected
@@ -92,7 +92,7 @@ def prune(
 
 def init(
     model: str,
-    data: str,
+    data: str = "",
     task: str = "",
     *,
     target: str = "x86-cpu",
@@ -109,7 +109,8 @@ def init(
 
     Args:
         model: "file.py:function" that builds it, or a factory's name, e.g. "timm:resnet18?classes=10".
-        data: "file.py:function" that returns the loaders, a folder of images, or an .npz file.
+        data: "file.py:function" that returns the loaders, a folder of images, or an .npz file; "" for the
+            network's own.
         task: classification, regression, segmentation, detection or language; "" for the network's own.
         size: the side of images in pixels; 0 for the network's own.
         epochs: of training; 0 for a network that comes trained.
@@ -118,9 +119,8 @@ def init(
     Raises:
         DeadweightError: a file exists already, or there is no such network or task.
     """
-    chosen = starter.task_of(model, task, Path(out))
-    return starter.write_starter(
-        Path(out), model=model, data=data, task=chosen, target=target, size=size, epochs=epochs
+    return write_starter(
+        Path(out), model=model, data=data, task=task, target=target, size=size, epochs=epochs
     )
 
 

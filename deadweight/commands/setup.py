@@ -36,11 +36,12 @@ def init(
 
     Nothing is overwritten. Try the result with `deadweight check recipe.toml`.
     """
-    from ..pipeline.workloads.starter import task_of
+    from ..pipeline.workloads.named import network_of
 
     model = model or _asked("--model", _MODEL)
-    task = task_of(model, task, to) or _asked("--task", _TASK)
-    data = data or _asked("--data", _DATA)
+    network = network_of(model, to)
+    task = task or network.task or _asked("--task", _TASK)
+    data = data or ("" if network.loaders else _asked("--data", _DATA))
     for path in api.init(model, data, task, target=target, size=size, epochs=epochs, out=to):
         out.say(f"Written: {path}")
     out.say(f"Next: deadweight check {to / 'recipe.toml'}")

@@ -20,7 +20,7 @@ from .histogram import Histogram, merged
 # A share of a range's width. Simulated, 200 samples of 64 values: 99 % of Gaussian tensors move by less than
 # 0.13, 95 % of those with exponential tails by less than 0.14, half of Student's t (2) by more than 0.24.
 MOVES = 0.15
-SETTLED = 0.05  # below it more samples would change little
+SETTLED = 0.1  # below it more samples would change little
 KEPT = 16  # largest samples of a tensor that are stored
 OUTLIERS = 0.001  # share of the samples, and at least one sample ...
 FEWEST = 100  # ... of at least this many: among fewer none is rare
@@ -158,8 +158,8 @@ def _of_settled(found: Mapping[str, Adequacy], samples: int, method: str) -> tup
     elif moved[order[0]] > SETTLED:
         sentences = [
             f"{samples} calibration samples: between half of them and all, ranges change by up to "
-            f"{moved[order[0]]:.0%} of their width ({order[0]}), which is common for so many; more samples "
-            "would still widen them"
+            f"{moved[order[0]]:.0%} of their width ({order[0]}), which is common for so many, and more "
+            "samples would still widen them"
         ]
     else:
         sentences = [

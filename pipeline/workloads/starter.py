@@ -23,7 +23,7 @@ import deadweight
 def workload():
     return deadweight.workload(
         {model!r},  # builds the network; weights are trained or loaded by the recipe
-        {data!r},  # {shapes}
+        {data},  # {shapes}
         folder=Path(__file__).parent,  # both are relative to it
         task={task!r},  # its score is {score}
         # loss=lambda outputs, batch: ...,  # instead of the task's, a scalar
@@ -74,24 +74,6 @@ stage = "profile"  # times all networks together
 """
 
 
-def known_tasks() -> list[str]:
-    """The names of the tasks."""
-    return [name for name, value in vars(tasks).items() if isinstance(value, Task)]
-
-
-def task_of(model: str, task: str, folder: Path) -> str:
-    """The task that is given, or that the network's name gives; "" if neither does.
-
-    Raises:
-        WorkloadError, RecipeError: the network cannot be made, or there is no such task.
-    """
-    found = task or network_of(model, folder).task
-    if found and found not in known_tasks():
-        cure = f"The tasks are {', '.join(known_tasks())}."
-        raise RecipeError(f'There is no task "{found}".', meant(found, known_tasks(), cure))
-    return found
-
-
 def write_starter(
     folder: Path,
     *,
@@ -104,9 +86,21 @@ def write_starter(
 ) -> tuple[Path, Path]:
     """Writes workload.py and recipe.toml into a folder; model and data are relative to it.
 
+    Args:
+        data, task: "" for the network's own.
+
     Raises:
-        RecipeError: one of them exists already.
+        RecipeError: one of the files exists already, there is no such task, or task or data are missing.
+        WorkloadError: the network cannot be made.
     """
+    network = network_of(model, folder)
+    task = task or network.task
+    known = [name for name, value in vars(tasks).items() if isinstance(value, Task)]
+    if task not in known:
+        cure = f"The tasks are {', '.join(known)}."
+        raise RecipeError(f'There is no task "{task}".', meant(task, known, cure))
+    if not data and network.loaders is None:
+        raise RecipeError("No data are named.", "Give file.py:function, a folder of images, or an .npz file.")
     paths = folder / WORKLOAD, folder / RECIPE
     for path in paths:
         if path.exists():
@@ -114,7 +108,12 @@ def write_starter(
     chosen: Task = getattr(tasks, task)
     side = f"\n        size={size},  # pixels of a side of images" if size else ""
     written = _WORKLOAD.format(
-        model=model, data=data, task=task, shapes=chosen.shapes, score=chosen.score_name, size=side
+        model=model,
+        data=repr(data or None),
+        task=task,
+        shapes=chosen.shapes,
+        score=chosen.score_name,
+        size=side,
     )
     align = "# align = false  # small layers too; by itself widths stay multiples of what the kernels like\n"
     recipe = _RECIPE.format(

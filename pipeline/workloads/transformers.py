@@ -46,6 +46,7 @@ def network(name: str, folder: Path, /, *, weights: bool = True) -> Network:
 
 
 def _built(kind: Any, place: Path, weights: bool) -> nn.Module:
+    transformers.utils.logging.disable_progress_bar()
     if weights:
         made: nn.Module = kind.from_pretrained(place, dtype=torch.float32)
     else:

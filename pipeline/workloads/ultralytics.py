@@ -7,6 +7,7 @@ task `detection` scores: no test of overlaps and no threshold is part of the net
 from __future__ import annotations
 
 import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import LOGGER
 
 from ..workload import Batch
 from .assembled import Network
@@ -32,13 +35,16 @@ def network(name: str, folder: Path, /, *, classes: int = 0) -> Network:
 
 
 def _built(name: str, classes: int) -> nn.Module:
+    LOGGER.setLevel(logging.ERROR)
     if classes:
-        from ultralytics.nn.tasks import DetectionModel
-
         made: Any = DetectionModel(name, nc=classes, verbose=False)
     else:
         made = YOLO(name, task="detect", verbose=False).model
     made.args = get_cfg()  # the weights of its loss
+    head = made.model[-1]
+    head.export = True  # in eval mode the boxes alone, without the maps
+    if head.end2end:
+        head.end2end = False  # all places, not the 300 best
     network: nn.Module = made.float().requires_grad_(True)
     return network
 

@@ -14,7 +14,7 @@ from support.int8_files import calibrate
 from torch import Tensor
 
 from deadweight.export.onnx_graph.graph import OnnxModel
-from deadweight.export.quantization.adequacy import MOVES, Adequacy, Seen, of_samples, words
+from deadweight.export.quantization.adequacy import MOVES, SETTLED, Adequacy, Seen, of_samples, words
 from deadweight.export.quantization.calibrate import Ranges
 from deadweight.export.to_onnx import to_onnx
 
@@ -32,10 +32,11 @@ def normal(samples: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("seed", range(3))
-def test_enough_samples_are_called_enough(net: Nets, method: Any, seed: int) -> None:
+def test_as_many_samples_as_are_common_are_not_called_too_few(net: Nets, method: Any, seed: int) -> None:
     ranges = calibrate(net("mlp").path, [{"x": normal(200, seed)}], method=method)
     assert set(ranges.adequacy) == set(ranges.tensors)
-    assert said(ranges).startswith("200 calibration samples are enough")
+    settled = max(one.moved or 0.0 for one in ranges.adequacy.values()) <= SETTLED
+    assert said(ranges).startswith("200 calibration samples" + (" are enough" if settled else ": between"))
     assert ";" not in said(ranges)
 
 

@@ -221,3 +221,17 @@ def test_a_baseline_of_another_machine_is_reported_though_both_were_timed_here()
     assert result.exit_code == 0
     assert any("another machine (Cortex-A78AE)" in remark for remark in result.remarks)
     assert not any("another machine" in remark for remark in gated(0.0).remarks)
+
+
+def test_the_accepted_model_itself_passes_at_once_and_other_budgets_are_still_asked(
+    mlp: MakeMlp, tmp_path: Path
+) -> None:
+    model = mlp(16, 32, 4)
+    accepted, _ = record(model, tmp_path / "baseline.json", protocol=QUICK)
+    found = check(model, accepted, model, budgets=Budgets(file_bytes=10))
+    assert [(one.name, one.outcome) for one in found.checks] == [("slowdown", "pass"), ("file_bytes", "fail")]
+    assert (found.against, found.measured) == ("the same bytes", {})
+    timed = check(model, accepted, model, budgets=Budgets(latency_s=1.0), cap_s=1.0)
+    assert timed.checks[0].outcome == "pass"
+    assert timed.measured["candidate"].events
+    assert check(model, accepted, model, budgets=NONE, cap_s=0.1, by_bytes=False).measured
