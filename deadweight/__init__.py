@@ -18,7 +18,21 @@ from .targets import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import criteria as criteria
-    from .api import build, check, compare, gate, init, lint, memory, profile, prune, quantize, run, soak, sweep
+    from .api import (
+        build,
+        check,
+        compare,
+        gate,
+        init,
+        lint,
+        memory,
+        profile,
+        prune,
+        quantize,
+        run,
+        soak,
+        sweep,
+    )
     from .export.quantization.calibrate import calibrate
     from .export.quantization.to_qdq import to_qdq
     from .export.to_onnx import to_onnx

@@ -85,8 +85,8 @@ class Row(TypedDict):
     """One network; the first is the original. `ota_bytes`, the bytes to send, exists with a budget for it.
 
     `engine_score` is the score of the engine that a board built from it and ran. `broken` has a sentence for
-    each budget that it breaks. `left_out` are the scores without each of some equal parts of the samples, where
-    there are controls.
+    each budget that it breaks. `left_out` are the scores without each of some equal parts of the samples,
+    where there are controls.
     """
 
     name: str

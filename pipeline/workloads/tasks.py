@@ -1,7 +1,7 @@
 """The tasks: each gives the loss and the score of a network's first output and a batch's label.
 
-A task is a value of this module, named by its name. Whoever needs another loss or score gives functions of
-their own to `deadweight.workload`.
+A task is a value of this module, named by its name. For another loss or score, give functions of your
+own to `deadweight.workload`.
 """
 
 from __future__ import annotations
