@@ -1,6 +1,6 @@
 """Soaks of real networks on this machine: one against itself 20 times, and two beside a neighbour once.
 
-    python benchmarks/soak/equal_pairs.py short     # 20 soaks of a minute: how many find a difference?
+    python benchmarks/soak/equal_pairs.py short     # 20 soaks of half a minute: how many find a difference?
     python benchmarks/soak/equal_pairs.py long      # ten minutes, two networks, beside copies of 64 MB
 
 Run it on one core: taskset -c 0. Each result is a line in runs/soak/.
@@ -48,7 +48,7 @@ def short(original: Path) -> None:
     """How often one network is called faster or slower than itself."""
     found = []
     for _ in range(SHORT):
-        result = deadweight.soak(original, original, minutes=1, period_s=1)
+        result = deadweight.soak(original, original, minutes=0.5, period_s=0.5)
         found.append(result.summary.judgements[""])
         with (PLACE / "equal.jsonl").open("a") as file:
             file.write(json.dumps(found[-1].to_json()) + "\n")
