@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from time import monotonic, perf_counter_ns
+from time import monotonic, perf_counter_ns, thread_time_ns
 from typing import TYPE_CHECKING, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
@@ -73,6 +73,8 @@ class Ran:
     missed: int
     """Frames that were not done when the next one was due."""
     seconds: float
+    cpu_s: float = 0.0
+    """CPU time of the thread, of one run; 0 where it is meaningless (a GPU, more threads)."""
     memory_bytes: Optional[int] = None
     """Anonymous memory of the process at the end."""
     parts_s: Mapping[str, float] = field(default_factory=dict)
@@ -175,15 +177,18 @@ def run_load(load: Load, seconds: float) -> Ran:
         times.clear()
     gc.collect()
     gc.disable()  # a collection would be counted in one run's time
+    cpu_ns = thread_time_ns()
     try:
-        count, frames, missed, taken_s = _timed(opened.call, load.rate_hz, seconds)
+        count, runs, frames, missed, taken_s = _timed(opened.call, load.rate_hz, seconds)
     finally:
+        cpu_ns = thread_time_ns() - cpu_ns
         gc.enable()
     return Ran(
         tuple(_kept[:count].tolist()),
         frames,
         missed,
         taken_s,
+        cpu_ns / 1e9 / runs if load.limited and load.threads == 1 else 0.0,
         proc_bytes(Path("/proc/self/status"), "RssAnon"),
         {name: float(np.median(times)) / 1e9 for name, times in opened.parts.items() if times},
         opened.inputs,
@@ -191,8 +196,8 @@ def run_load(load: Load, seconds: float) -> Ran:
     )
 
 
-def _timed(call: Callable[[], object], rate_hz: float, seconds: float) -> Tuple[int, int, int, float]:
-    """The number of kept times, all frames, the missed ones, and the period's length in seconds."""
+def _timed(call: Callable[[], object], rate_hz: float, seconds: float) -> Tuple[int, int, int, int, float]:
+    """How many times are kept, runs, frames that were due, missed ones; and the period in seconds."""
     kept, count, every, runs, missed = _kept, 0, 1, 0, 0
     begun = now = due = perf_counter_ns()
     end, frame_ns = begun + round(1e9 * seconds), round(1e9 / rate_hz) if rate_hz else 0
@@ -216,7 +221,7 @@ def _timed(call: Callable[[], object], rate_hz: float, seconds: float) -> Tuple[
         if frame_ns and now > due:
             late = (now - due) // frame_ns  # whole frames that passed meanwhile: a camera drops them
             missed, frames, due = missed + 1 + late, frames + late, due + late * frame_ns
-    return count, frames or runs, missed, (max(now, min(due, end)) - begun) / 1e9
+    return count, runs, frames or runs, missed, (max(now, min(due, end)) - begun) / 1e9
 
 
 class Processes:

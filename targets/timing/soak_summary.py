@@ -139,7 +139,8 @@ def summarized(soak: Soak) -> Summary:
             judgements[mode] = judge(*pair, confidence=CONFIDENCE)
         for (name, beside), one in measured.items():
             if beside and (name, "") in measured:
-                costs[mode, name, beside] = judge(measured[name, ""], one, confidence=CONFIDENCE)
+                pair = measured[name, ""], one
+                costs[mode, name, beside] = judge(*pair, confidence=CONFIDENCE, clock="wall")
     zones = {zone for one in periods for zone in one.temperatures_c}
     seen = {
         zone: [one.temperatures_c[zone] for one in periods if zone in one.temperatures_c] for zone in zones
@@ -161,13 +162,15 @@ def _measured(soak: Soak, timed: Sequence[Period], name: str) -> Measurement:
     count = min(map(len, samples))
     chosen = [each[np.linspace(0, len(each) - 1, count).astype(int)] for each in samples]
     load, ran = soak.plan.loads[name], timed[0].ran[name][0]
+    cpu_s = np.array([[np.mean([each.cpu_s for each in one.ran[name]])] for one in timed])
+    cpu_ns = np.array(1e9 * count * cpu_s, np.int64)
     return Measurement(
         name=name,
         model_sha256="",
         file_bytes=0,
         run_id=soak.started,
         wall_ns=np.array(chosen, np.int64)[:, None, :],
-        cpu_ns=None,
+        cpu_ns=cpu_ns if cpu_ns.all() else None,
         runs=1,
         protocol=Protocol(events=len(timed), threads=load.threads, batch=load.batch, runtime=load.runtime),
         conditions={**_facts(soak.conditions), "inputs": {name: list(ran.inputs)}},

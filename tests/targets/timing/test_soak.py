@@ -257,8 +257,8 @@ def test_a_plan_without_sense_is_refused() -> None:
 def test_of_short_runs_a_period_keeps_some_and_counts_all(tmp_path: Path) -> None:
     from deadweight.targets.timing.loads import MOST, _timed
 
-    count, frames, missed, seconds = _timed(lambda: None, 0.0, 0.05)
-    assert MOST <= count <= 2 * MOST < frames
+    count, runs, frames, missed, seconds = _timed(lambda: None, 0.0, 0.05)
+    assert MOST <= count <= 2 * MOST < frames == runs
     assert missed == 0
     assert seconds >= 0.05
     assert Ran((), frames, missed, seconds).memory_bytes is None
