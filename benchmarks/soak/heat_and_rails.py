@@ -120,7 +120,8 @@ class Simulated:
         self._wander = self.memory_again * self._wander + noise
         filling = 20e6 * (1 - math.exp(-hours * 3600 / 60))
         memory = round(200e6 + filling + self.leak_bytes_per_h * hours + self._wander)
-        return Ran(tuple(int(1e9 * time) for time in times), frames, missed, seconds, memory)
+        kept = tuple(int(1e9 * time) for time in times)
+        return Ran(kept, frames, missed, seconds, memory_bytes=memory)
 
     def _pass_time(self, active_w: float) -> None:
         self.time_s += self.tick_s

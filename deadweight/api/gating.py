@@ -29,9 +29,7 @@ from ..targets.timing.measurement import Measurement
 from .latency import labelled, optional_path
 from .on_board import how_there
 from .results import Gate
-from .soaking import soak
-
-_ENERGY_MINUTES = 1.0
+from .soaking import energy
 
 
 def gate(
@@ -104,24 +102,18 @@ def gate(
     if on is not None:
         taken, there = _on_board(on, how, old, candidate, accepted, files.inputs, data, shown)
         scores = there or scores
-    energy = None
+    spent = None
     if files.budgets.energy_j is not None:
-        energy = (
-            soak(
-                candidate,
-                minutes=_ENERGY_MINUTES,
-                period_s=2.0,
-                threads=accepted.protocol.threads,
-                batch=accepted.protocol.batch,
-                inputs=files.inputs,
-                on=on,
-                target=target,
-                runtime=runtime,
-                precision=precision or accepted.protocol.precision or None if on else None,
-                progress=shown,
-            )
-            .summary.rows[0]
-            .energy
+        spent = energy(
+            candidate,
+            threads=accepted.protocol.threads,
+            batch=accepted.protocol.batch,
+            inputs=files.inputs,
+            on=on,
+            target=target,
+            runtime=runtime,
+            precision=(precision or accepted.protocol.precision or None) if on else None,
+            progress=shown,
         )
     gated = gates.check(
         candidate,
@@ -134,7 +126,7 @@ def gate(
         taken=taken,
         inputs=files.inputs,
         board=files.board,
-        energy=energy,
+        energy=spent,
         progress=labelled(shown, "gate"),
     )
     answer = {0: "pass", 1: "fail", 3: "cannot_tell"}[gated.exit_code]

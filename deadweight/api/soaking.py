@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,14 +12,17 @@ from ..targets.errors import RecipeError
 from ..targets.paths import CACHE, stored
 from ..targets.progress import Progress, silent
 from ..targets.remote.board import soak_on
-from ..targets.remote.on_board import ready_on
+from ..targets.remote.on_board import HowThere, ready_on
+from ..targets.remote.received_files import measuring
 from ..targets.remote.ssh import connected
 from ..targets.runtimes.open import run_as, runtime_of, shared_runtime
+from ..targets.runtimes.runtime import Runtime
 from ..targets.timing.judge import exit_code
 from ..targets.timing.loads import BUILT_IN, Load
 from ..targets.timing.soak import soak as soak_here
 from ..targets.timing.soak_record import NEIGHBOUR, SoakPlan
-from ..targets.timing.soak_summary import Summary, summarized
+from ..targets.timing.soak_record import Soak as SoakRecord
+from ..targets.timing.soak_summary import Energy, Summary, energies, summarized
 from .latency import board_runtime, labelled
 from .on_board import how_there
 from .results import Soak
@@ -74,42 +78,90 @@ def soak(
             "Allow it: --allow-power-mode. It is set back.",
         )
     models = {"baseline": Path(model), **({} if other is None else {"candidate": Path(other)})}
-    own = beside is not None and str(beside) in BUILT_IN
-    files = [None if each is None else Path(each) for each in (inputs, steps)]
-    load = partial(Load, threads=threads, batch=batch, rate_hz=rate_hz or 0.0)
-    plan = partial(
-        SoakPlan, minutes=minutes, period_s=period_s, streams=streams, power_modes=tuple(power_modes)
+    own = "" if beside is None else str(beside)
+    done = _done(
+        models,
+        Load("", threads=threads, batch=batch, rate_hz=rate_hz or 0.0, steps=str(steps or "")),
+        SoakPlan({}, minutes=minutes, period_s=period_s, streams=streams, power_modes=tuple(power_modes)),
+        inputs=None if inputs is None else Path(inputs),
+        beside=Load(own, rate_hz=beside_rate_hz or 0.0) if own else None,
+        how=partial(how_there, on, target=target, precision=precision),
+        runtimes=(runtime, beside_runtime),
+        board=board_runtime(target),
+        on=on,
+        progress=progress or silent,
     )
-    shown = progress or silent
+    summary = summarized(done)
+    names = {**models, **({NEIGHBOUR: Path(own)} if own else {})}
+    return Soak(*_verdict(summary), names, done, summary)
+
+
+def energy(
+    model: Path,
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    inputs: Path | None = None,
+    on: str | None = None,
+    target: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
+    progress: Progress | None = None,
+) -> Energy:
+    """The energy of an inference, from a minute beside idle periods; at once where there is no sensor."""
+    done = _done(
+        {"candidate": model},
+        Load("", threads=threads, batch=batch),
+        SoakPlan({}, minutes=1.0, period_s=2.0, energy_only=True),
+        inputs=inputs,
+        beside=None,
+        how=partial(how_there, on, target=target, precision=precision),
+        runtimes=(runtime, None),
+        board=board_runtime(target),
+        on=on,
+        progress=progress or silent,
+    )
+    return energies(done)["candidate"]
+
+
+def _done(
+    models: Mapping[str, Path],
+    load: Load,
+    plan: SoakPlan,
+    *,
+    inputs: Path | None,
+    beside: Load | None,
+    how: Callable[..., HowThere],
+    runtimes: tuple[str | None, str | None],
+    board: Runtime | None,
+    on: str | None,
+    progress: Progress,
+) -> SoakRecord:
+    """Runs a plan of these models, each as `load`, and a neighbour, here or on a board."""
+    files = [inputs, Path(load.steps) if load.steps else None]
     with ExitStack() as stack:
-        there = None if on is None else stack.enter_context(connected(on, shown))
+        there = None if on is None else stack.enter_context(connected(on, progress))
         if there is None:
-            runs = run_as(shared_runtime(models.values(), board_runtime(target)), runtime)
+            runs = run_as(shared_runtime(models.values(), board), runtimes[0])
             paths, places = [str(path) for path in models.values()], [str(each or "") for each in files]
         else:
-            how = how_there(on, target=target, runtime=runtime, precision=precision)
-            ready = ready_on(there, models, how, batch=batch, inputs=files[0])
+            ready = ready_on(there, models, how(runtime=runtimes[0]), batch=load.batch, inputs=inputs)
             runs, paths = ready.runtime, list(ready.there.values())
             places = [there.put([each])[0] if each else "" for each in files]
-        loads = {
-            name: load(path, runs.name, inputs=places[0], steps=places[1])
-            for name, path in zip(models, paths, strict=True)
-        }
-        if beside is not None:
-            place, runs_beside = str(beside), run_as(runtime_of(beside), beside_runtime) if not own else runs
-            if there is not None and not own:
-                other_how = how_there(on, target=target, runtime=beside_runtime, precision=precision)
-                ready = ready_on(there, {NEIGHBOUR: Path(beside)}, other_how, batch=1)
-                place, runs_beside = ready.there[NEIGHBOUR], ready.runtime
-            loads[NEIGHBOUR] = Load(place, runs_beside.name, rate_hz=beside_rate_hz or 0.0)
-        if there is None:
-            folder = stored(CACHE, "soaks")
-            done = soak_here(plan(loads), folder=folder, progress=labelled(shown, "soak"))
-        else:
-            done = soak_on(there, plan(loads))
-    summary = summarized(done)
-    names = {**models, **({} if beside is None else {NEIGHBOUR: Path(beside)})}
-    return Soak(*_verdict(summary), names, done, summary)
+        made = replace(load, runtime=runs.name, inputs=places[0], steps=places[1])
+        loads = {name: replace(made, model=path) for name, path in zip(models, paths, strict=True)}
+        if beside is not None and beside.model not in BUILT_IN:
+            path = Path(beside.model)
+            if there is None:
+                beside = replace(beside, runtime=run_as(runtime_of(path), runtimes[1]).name)
+            else:
+                ready = ready_on(there, {NEIGHBOUR: path}, how(runtime=runtimes[1]))
+                beside = replace(beside, model=ready.there[NEIGHBOUR], runtime=ready.runtime.name)
+        plan = replace(plan, loads={**loads, **({NEIGHBOUR: beside} if beside else {})})
+        if there is not None:
+            return soak_on(there, plan)
+        stack.enter_context(measuring())
+        return soak_here(plan, folder=stored(CACHE, "soaks"), progress=labelled(progress, "soak"))
 
 
 def _verdict(summary: Summary) -> tuple[str, int]:

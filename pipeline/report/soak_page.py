@@ -58,7 +58,7 @@ def page(verdict: str, names: Mapping[str, str], soak: Soak, summary: Summary) -
     slowed = [at / 60 for at, _ in summary.slowed]
     sections = [
         Section("Latency over time", _drawn(latency, "ms", slowed), "Each point is one period."),
-        Section("At a glance", [_table(summary.rows, titles)]),
+        Section("At a glance", [_table(summary.rows, titles), Words(_sentences(soak, summary, titles))]),
         Section("The tail over time", [_windows(summary.rows, titles)], "An upper bound for each stretch."),
         Section("Power", _drawn([one for one in power if one[1]], "W", slowed)),
         Section("Temperatures", _drawn(_states(soak.periods, "temperatures_c", 1.0), "°C", slowed)),
@@ -67,6 +67,19 @@ def page(verdict: str, names: Mapping[str, str], soak: Soak, summary: Summary) -
         Section("Events", [Words([f"after {duration(at)}: {what}" for at, what in events])]),
     ]
     return document(f"Soak of {', '.join(names.values())}", [head, *sections])
+
+
+def _sentences(soak: Soak, summary: Summary, titles: Mapping[tuple[str, str, str], str]) -> list[str]:
+    """Verdicts, and where energy or the user's steps are known, these."""
+    found = [f"{mode or 'candidate'}: {one.sentence()}" for mode, one in summary.judgements.items()]
+    for (mode, name, beside), cost in summary.costs.items():
+        found.append(f"{titles[mode, name, beside]}, against alone: {cost.sentence()}")
+    for row in summary.rows:
+        title = titles[row.mode, row.name, row.beside]
+        found += [f"{title}: {row.energy.sentence()}"] if row.energy and not soak.no_sensor else []
+        parts = ", ".join(f"{part} {duration(time)}" for part, time in row.parts_s.items())
+        found += [f"{title}: {parts}"] if parts else []
+    return [*found, f"Power by {soak.sensor}." if soak.sensor else f"No energy: {soak.no_sensor}."]
 
 
 def _title(row: Row, names: Mapping[str, str]) -> str:

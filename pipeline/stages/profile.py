@@ -33,7 +33,7 @@ from ...targets.timing.measurement import CALM, Measurement, Protocol
 from ...targets.timing.memory import measure_memory
 from ...targets.timing.ort_layers import LAYER_PROTOCOL
 from ...targets.timing.soak import soak
-from ...targets.timing.soak_record import SoakPlan
+from ...targets.timing.soak_record import Soak, SoakPlan
 from ...targets.timing.soak_summary import energies
 from ..compression.masks import load_masks
 from ..work import Work
@@ -104,7 +104,7 @@ class Profile:
                 folder=stored(CACHE, "soaks"),
                 progress=lambda done, total: work.progress(done, total, "energy"),
             )
-            result = result.with_json("energy", energies(timed))
+            result = result.with_json("energy", _spent(timed))
         if self.layers and len(paths) > 1 and here.time_layers is not None:
             try:
                 result = result.with_json("layers", self._layers(paths, work))
@@ -160,7 +160,15 @@ def _energy_plan(paths: Mapping[str, Path], protocol: Protocol, minutes: float) 
         name: Load(str(path), protocol.runtime, threads=protocol.threads, batch=protocol.batch)
         for name, path in paths.items()
     }
-    return SoakPlan(loads, minutes=minutes, period_s=2.0)
+    return SoakPlan(loads, minutes=minutes, period_s=2.0, energy_only=True)
+
+
+def _spent(soaked: Soak) -> dict[str, object]:
+    """Each network's energy in a sentence, and the upper end of its interval in joules."""
+    return {
+        name: {"sentence": one.sentence(), "high_j": None if one.j is None else one.j.high}
+        for name, one in energies(soaked).items()
+    }
 
 
 def how_on(work: Work, *, runtime: str, precision: str) -> HowThere:
@@ -195,7 +203,7 @@ def profile_on(
         timed = time_on(board, ready, protocol=protocol, memory=memory)
         there = {name: Path(path) for name, path in ready.there.items()}
         plan = _energy_plan(there, ready.protocol(protocol), energy_minutes) if energy_minutes else None
-        spent = None if plan is None else energies(soak_on(board, plan))
+        spent = None if plan is None else _spent(soak_on(board, plan))
     result, invalid = _saved(work, timed.measurements)
     first = next(iter(timed.measurements.values()))
     if timed.memory:

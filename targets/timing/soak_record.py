@@ -33,6 +33,8 @@ class SoakPlan:
     power_modes: Tuple[str, ...] = ()
     seed: int = 0
     """Of the order of periods."""
+    energy_only: bool = False
+    """Whether it ends at once where there is no sensor."""
 
     def __post_init__(self) -> None:
         if not (0 < self.minutes < 1e5 and 0.1 <= self.period_s <= 3600 and 1 <= self.streams <= 64):

@@ -290,13 +290,8 @@ def drift(at_s: Sequence[float], sizes: Sequence[float]) -> Drift:
     return Drift(Interval(slope, float(slopes[low]), float(slopes[high])), count)
 
 
-def energies(soak: Soak) -> Dict[str, Any]:
-    """The energy of each model as plain values: a sentence, and the upper end of the interval in joules."""
-    return {
-        row.name: {
-            "sentence": row.energy.sentence(),
-            "high_j": None if row.energy.j is None else row.energy.j.high,
-        }
-        for row in summarized(soak).rows
-        if row.energy is not None
-    }
+def energies(soak: Soak) -> Dict[str, Energy]:
+    """The energy of each load that ran alone."""
+    if not soak.periods:
+        return {name: Energy(None, soak.no_sensor) for name in soak.plan.loads}
+    return {row.name: row.energy for row in summarized(soak).rows if row.energy is not None}

@@ -94,6 +94,13 @@ def test_a_wrong_recipe_is_shown_where_and_how_to_fix_it(
     assert cure in caught.value.cure
 
 
+def test_a_budget_for_energy_needs_a_stage_that_measures_it(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, GOOD.replace("score_drop = 0.01", "energy_j = 0.01", 1)))
+    with pytest.raises(RecipeError, match="no stage measures energy") as caught:
+        check_order(recipe)
+    assert "energy_minutes" in caught.value.cure
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

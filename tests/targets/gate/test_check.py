@@ -13,7 +13,9 @@ from deadweight.targets.errors import MeasurementError, TargetError
 from deadweight.targets.gate.baseline import Baseline, record
 from deadweight.targets.gate.check import Gated, against_history, check
 from deadweight.targets.gate.history import entry
-from deadweight.targets.timing.measurement import Mark, Measurement, Protocol
+from deadweight.targets.gate.report import limit_text
+from deadweight.targets.timing.measurement import Interval, Mark, Measurement, Protocol
+from deadweight.targets.timing.soak_summary import Energy
 
 MakeMlp = Callable[..., Path]
 QUICK = Protocol(events=96, event_s=0.002, block_s=0.0005, settle_s=0.0002)
@@ -126,6 +128,24 @@ def test_every_budget_that_is_set_is_answered() -> None:
         "score_drop": "pass",
     }
     assert "299 are needed" in next(one.sentence for one in found.checks if one.name == "p99_s")
+
+
+@pytest.mark.parametrize(
+    ("energy", "outcome"),
+    [
+        (Energy(Interval(0.004, 0.0038, 0.0042), ""), "pass"),
+        (Energy(Interval(0.006, 0.0058, 0.0062), ""), "fail"),
+        (Energy(Interval(0.005, 0.0048, 0.0052), ""), "cannot_tell"),
+        (Energy(None, "the sensor is too slow"), "cannot_tell"),
+        (None, "cannot_tell"),
+    ],
+)
+def test_the_whole_interval_of_the_energy_must_be_on_one_side_of_its_budget(
+    energy: Energy | None, outcome: str
+) -> None:
+    found = gated(0.0, budgets=Budgets(energy_j=0.005), energy=energy).checks[-1]
+    assert (found.name, found.outcome) == ("energy_j", outcome)
+    assert limit_text(found) == "5 mJ"
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,13 @@ from deadweight.export.memory.footprint import footprint
 from deadweight.export.quantization.fp16 import write_half
 from deadweight.targets.engines.build_settings import BuildSettings
 from deadweight.targets.errors import RefusedError, TargetError
-from deadweight.targets.remote.board import build_on, install_on, time_on
+from deadweight.targets.remote.board import build_on, install_on, soak_on, time_on
 from deadweight.targets.remote.on_board import HowThere, ready_on
 from deadweight.targets.remote.ssh import Transport, connected
+from deadweight.targets.timing.loads import Load
 from deadweight.targets.timing.measurement import Protocol
+from deadweight.targets.timing.soak_record import SoakPlan
+from deadweight.targets.timing.soak_summary import summarized
 
 VERSION = "10.3.0"
 SETTINGS = asdict(BuildSettings(batch=(1, 4, 8)))
@@ -73,6 +76,19 @@ def test_what_cannot_fit_is_refused_there_before_it_is_built(
     with pytest.raises(TargetError, match="On board: "):
         build_on(there, model, tmp_path / "q.plan", settings=SETTINGS, need=need)
     assert not (tmp_path / "q.plan").exists()
+
+
+def test_an_engine_is_soaked_on_the_board_and_simulated_times_prove_nothing(
+    there: Transport, model: Path
+) -> None:
+    ready = ready_on(there, {"q": model}, HowThere(cast=write_half), batch=4)
+    load = Load(ready.there["q"], ready.runtime.name, batch=4)
+    loads = {"baseline": load, "candidate": load, "beside": Load("cpu", rate_hz=5.0)}
+    done = soak_on(there, SoakPlan(loads, minutes=0.01, period_s=0.1))
+    summary = summarized(done)
+    assert summary.rows[0].latency.value > 0
+    assert "simulated" in summary.judgements[""].reason
+    assert done.plan.loads["baseline"].model == ready.there["q"]
 
 
 def test_a_board_runs_the_engine_that_it_built_and_no_other(
