@@ -3,7 +3,7 @@
     python benchmarks/int8/qat.py [--networks Depthwise Vit] [--seeds 0 1 2 3 4]
     python benchmarks/int8/qat.py --table
 
-The depthwise network of examples/signs at its committed setting, and a small vision transformer on 10,000
+The depthwise network of examples/signs at its committed setting, and a small vision transformer on 6,000
 images of Fashion-MNIST; at 8 bits, and with weights of 4 (simulated: stored and run as INT8). "PTQ" is the
 best of the four range methods; QAT has three epochs at a tenth of the rate, from the same ranges. The control
 is the float network after the same three epochs, and its PTQ: what training alone gains is no merit of QAT.
@@ -52,8 +52,8 @@ from deadweight.targets.timing.measurement import Protocol
 
 FOLDER = Path("runs/int8_qat")
 RECORD = FOLDER.with_suffix(".jsonl")
-SIZES = {"train": 10_000, "validation": 4_000, "calibration": 1_024}  # images; the test split is whole
-EPOCHS = {"Depthwise": 10, "Vit": 8}
+SIZES = {"train": 6_000, "validation": 4_000, "calibration": 1_024}  # images; the test split is whole
+EPOCHS = {"Depthwise": 6, "Vit": 8}
 TUNING = 3
 SCORES = ("float", "ptq", "qat", "tuned", "tuned_ptq")
 

@@ -45,23 +45,23 @@ class _Round(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: int, first: int, last: int, values: int) -> Tensor:
-        ctx.save_for_backward(x, scale)
-        ctx.zero, ctx.first, ctx.last, ctx.values = zero, first, last, values
-        steps = (torch.round(x / scale) + zero).clamp_(first, last)
-        return (steps.sub_(zero) * scale).to(x.dtype)
+        steps = x / scale
+        whole = torch.round(steps).add_(zero)
+        integers = whole.clamp(first, last)
+        inside = whole == integers
+        integers.sub_(zero)
+        slope = integers - torch.where(inside, steps, 0.0) if ctx.needs_input_grad[1] else None
+        ctx.save_for_backward(inside, scale, slope)
+        ctx.gain = 1.0 / math.sqrt(values * last)
+        return (integers * scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale = ctx.saved_tensors
+        inside, scale, slope = ctx.saved_tensors
         (gradient,) = gradients
-        steps = x / scale
-        whole = torch.round(steps) + ctx.zero
-        inside = (whole >= ctx.first) & (whole <= ctx.last)
         of_scale = None
-        if ctx.needs_input_grad[1]:
-            slope = whole.clamp_(ctx.first, ctx.last).sub_(ctx.zero) - torch.where(inside, steps, 0.0)
-            gain = 1.0 / math.sqrt(ctx.values * ctx.last)
-            of_scale = (gradient * slope).sum_to_size(scale.shape) * gain / scale.square()
+        if slope is not None:
+            of_scale = (gradient * slope).sum_to_size(scale.shape) * ctx.gain / scale.square()
         return gradient * inside, of_scale, None, None, None, None
 
 
