@@ -19,6 +19,7 @@ from .targets import __version__ as __version__
 if TYPE_CHECKING:
     from . import criteria as criteria
     from .api import (
+        advise,
         build,
         check,
         compare,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         run,
         soak,
         sweep,
+        table,
     )
     from .export.quantization.calibrate import calibrate
     from .export.quantization.to_qdq import to_qdq
@@ -66,8 +68,8 @@ _HOMES = {
     "export.quantization.calibrate": ("calibrate",),
     "terminal.show": ("show",),
     "api": (
-        *("build", "check", "compare", "gate", "init", "lint", "memory"),
-        *("profile", "prune", "quantize", "run", "soak", "sweep"),
+        *("advise", "build", "check", "compare", "gate", "init", "lint", "memory"),
+        *("profile", "prune", "quantize", "run", "soak", "sweep", "table"),
     ),
     "export.to_onnx": ("to_onnx",),
     "export.quantization.to_qdq": ("to_qdq",),
@@ -99,12 +101,12 @@ _HOMES = {
 
 __all__ = ["ActivationStatistics", "Artifact", "Context", "DeadweightError", "Judgement", "Measurement"]
 __all__ += ["Plan", "ProcessTimes", "Protocol", "Recipe", "Runtime", "Session", "Stage", "Target"]
-__all__ += ["TensorSpec", "Work", "Workload", "apply", "build", "calibrate", "check", "choose", "collect"]
-__all__ += ["compare", "gate", "init", "judge", "lint", "load_pruned", "load_target", "load_workload"]
-__all__ += ["measure_memory", "memory"]
+__all__ += ["TensorSpec", "Work", "Workload", "advise", "apply", "build", "calibrate", "check", "choose"]
+__all__ += ["collect", "compare", "gate", "init", "judge", "lint", "load_pruned", "load_target"]
+__all__ += ["load_workload", "measure_memory", "memory"]
 __all__ += ["open_session", "plan_of", "profile", "prune", "quantize", "read_recipe", "remove", "run"]
-__all__ += ["save_pruned", "show", "soak", "sweep", "time_together", "to_onnx", "to_qdq", "trace", "verify"]
-__all__ += ["workload"]
+__all__ += ["save_pruned", "show", "soak", "sweep", "table", "time_together", "to_onnx", "to_qdq", "trace"]
+__all__ += ["verify", "workload"]
 
 
 def __getattr__(name: str) -> Any:

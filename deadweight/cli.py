@@ -12,7 +12,7 @@ import typer
 from typer import Option
 
 from . import __version__, api
-from .commands import boards, engines, gate, packing, release, setup, soak, stages, timing
+from .commands import boards, budget, engines, gate, packing, release, setup, soak, stages, timing
 from .terminal.options import BoardPrecision, BoardRuntime, Data, JetPack, On, Out, Settings, TargetName
 from .terminal.printer import out
 from .terminal.show import show
@@ -121,10 +121,9 @@ def report(
 
 
 for _command in (
-    *(setup.init, setup.check),
-    *(stages.prune, stages.quantize, timing.profile, timing.compare, soak.soak, gate.gate, engines.lint),
-    *(engines.build, engines.engine, engines.memory, boards.targets, boards.doctor, packing.pack),
-    *(packing.unpack, boards.bundle, release.verify, release.delta, release.handover, release.camera),
-    *(release.install, release.rollback),
+    *(setup.init, setup.check, stages.prune, stages.quantize, budget.table, budget.advise),
+    *(timing.profile, timing.compare, soak.soak, gate.gate, engines.lint, engines.build, engines.engine),
+    *(engines.memory, boards.targets, boards.doctor, packing.pack, packing.unpack, boards.bundle),
+    *(release.verify, release.delta, release.handover, release.camera, release.install, release.rollback),
 ):
     app.command()(_command)

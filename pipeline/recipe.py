@@ -125,6 +125,7 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
     with within(f"{path.name}, target"):
         name = with_jetpack(top.target, top.jetpack) or top.target
         target = load_target(path.parent / name if ".toml" in Path(name).name else name)
+    budgets = checked(Budgets, top.budgets, f"{path.name}, budgets")
     stages = []
     for index, table in enumerate(top.stages):
         settings = dict(table)
@@ -133,11 +134,11 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
             cure = 'Add e.g. stage = "prune".'
             raise RecipeError(f"{path.name}: stages[{index}] does not say which stage it is.", cure)
         where = f'{path.name}, stages[{index}] "{name}"'
-        stages.append(NamedStage(name, make_stage(name, settings, where)))
+        made = make_stage(name, settings, where)
         with within(where):
+            stages.append(NamedStage(name, made.within(budgets) if hasattr(made, "within") else made))
             named_files(stages[-1].stage, "code")  # fails now if the user's own criterion does not exist
     sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, f"{path.name}, sweep")
-    budgets = checked(Budgets, top.budgets, f"{path.name}, budgets")
     log = (top.log,) if isinstance(top.log, str) else top.log
     more = urlencode({name: value for name in ("data", "task") if (value := getattr(top, name))}, safe="/:")
     workload = top.workload + (f"{'&' if '?' in top.workload else '?'}{more}" if more else "")

@@ -39,7 +39,8 @@ class Stage(Protocol):
     a comparison that does not know what the stage did would mislead.
 
     Optional methods: `reads()` returns paths of data, relative to the recipe's folder, and `code()` paths of
-    code that the result depends on besides settings and input; they enter the cache key. `check(earlier)`
+    code that the result depends on besides settings and input; they enter the cache key. `within(budgets)`
+    returns the stage with what the recipe's budgets ask for. `check(earlier)`
     gets the recipe's stages before this one, `check_target(target)` its target, and `check_files(paths)` the
     files of `reads`; they raise a RecipeError for what cannot work, before anything runs. A stage that
     shrinks may offer `cut(model, plan, groups, work) -> (model, words)`: the random control is then cut in

@@ -25,9 +25,9 @@ FLOORS = ("targets", "export", "pipeline")  # from the ground up
 # imported. Imports inside functions count; those for types alone do not.
 ARROWS = {
     "deadweight": "deadweight/api deadweight/commands deadweight/terminal EVERYTHING",
-    "deadweight/api": "export/lint export/memory export/onnx_graph export/quantization pipeline/report "
-    "pipeline/runs pipeline/workloads targets/engines targets/gate targets/machine targets/remote "
-    "targets/runtimes targets/timing",
+    "deadweight/api": "export/lint export/memory export/onnx_graph export/quantization pipeline/budget "
+    "pipeline/pruning pipeline/report pipeline/runs pipeline/workloads targets/engines targets/gate "
+    "targets/machine targets/remote targets/runtimes targets/timing",
     "deadweight/commands": "deadweight/api deadweight/terminal export/coding export/onnx_graph "
     "export/release pipeline/report pipeline/workloads targets/coded targets/engines targets/gate "
     "targets/release targets/remote targets/runtimes targets/timing",
@@ -40,7 +40,8 @@ ARROWS = {
     "pipeline/importance": "pipeline/pruning pipeline/training",
     "pipeline/loggers": "",
     "pipeline/compression": "pipeline/importance pipeline/pruning pipeline/training targets/timing",
-    "pipeline/budget": "pipeline/pruning pipeline/training export/onnx_graph",
+    "pipeline/budget": "pipeline/pruning pipeline/training export/onnx_graph export/quantization "
+    "targets/remote targets/runtimes targets/timing",
     "pipeline/quantization": "pipeline/training export/onnx_graph export/parity export/quantization "
     "targets/runtimes targets/timing",
     "pipeline/stages": "pipeline/budget pipeline/compression pipeline/importance pipeline/pruning "

@@ -74,7 +74,7 @@ def measure(cell: Cell) -> Row:
         made = Budget(speedup=1 / cell["share"], criterion="weight_l2", norms=16)(work)
     except OutOfReachError as error:
         return {"refused": error.what}
-    tried = read_json(made.artifacts["budget"].checked())["tried"]
+    tried = read_json(made.artifacts["search"].checked())["tried"]
     example = workload_of(cell["network"]).example_inputs()
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.onnx" for name in ("original", "pruned")}

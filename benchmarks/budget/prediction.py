@@ -2,21 +2,19 @@
 
     python benchmarks/budget/prediction.py [--table]
 
-Five untrained networks. The prediction is fitted to 60 networks of random widths and forecasts 60 others,
-timed twice: the second time is the noise floor. Beside it: multiply-adds through three points, and the sum
-of the segments timed alone. One row a network in runs/budget_prediction.jsonl.
+Five untrained networks, three of them in INT8 too. The prediction is fitted to 60 networks of random widths
+and forecasts 60 others, timed twice: the second time is the noise floor. Beside it: multiply-adds through
+three points, and the sum of the segments timed alone. One row a network in runs/budget_prediction.jsonl.
 """
 
 from __future__ import annotations
 
 import itertools
-import random
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -28,19 +26,20 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.common.record import Row, measure_missing
 from benchmarks.zoo.own_networks import YoloLike
 from deadweight.export.onnx_graph.counts import count
-from deadweight.export.onnx_graph.graph import save
-from deadweight.export.to_onnx import to_onnx
-from deadweight.pipeline.budget.latency import fitted
-from deadweight.pipeline.budget.table import levels_of, table_of, timed_in_chunks
-from deadweight.pipeline.pruning.groups import choose
-from deadweight.pipeline.pruning.surgery import apply
+from deadweight.export.onnx_graph.graph import OnnxModel, save
+from deadweight.export.onnx_graph.resize import Widths
+from deadweight.export.quantization.calibrate import calibrate
+from deadweight.export.quantization.to_qdq import to_qdq
+from deadweight.pipeline.budget.latency import of_table
+from deadweight.pipeline.budget.measured import Network, table_of
+from deadweight.pipeline.budget.resized import of_module, unlike
+from deadweight.pipeline.budget.table import levels_of
 from deadweight.pipeline.pruning.trace import trace
-from deadweight.pipeline.stages.budget import QUICK, resizable, seconds_of
 from deadweight.targets.target import load_target
 from deadweight.targets.timing.clock import time_together
+from deadweight.targets.timing.measurement import Measurement, Protocol
 
-FITTED, HELD_OUT = 60, 60
-Floats = np.ndarray[Any, np.dtype[np.float64]]
+FITTED, HELD_OUT, INT8 = 60, 60, ", INT8"
 
 
 class Depthwise(nn.Module):
@@ -99,70 +98,65 @@ def measured(name: str, events: int) -> list[Row]:
     """One network: table, fit and forecast."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    build, sample = networks()[name]
-    model, example = build().eval(), {"image": torch.randn(2, *sample)}
+    build, sample = networks()[name.removesuffix(INT8)]
+    model, example = unlike(build()).eval(), {"image": torch.randn(2, *sample)}
     groups = trace(model, example)
-    dense = {group.name: group.size for group in groups}
-    scores = {group.name: torch.arange(group.size, 0, -1.0) for group in groups}
-    levels = {group.name: levels_of(group, load_target("x86-cpu")) for group in groups}
-    rng = random.Random(0)
+    target = load_target("x86-cpu")
+    levels = {group.name: levels_of(group.size, group.kinds, target) for group in groups}
+    network = of_module(model, groups, levels, example, seed=0)
+    if name.endswith(INT8):
+        network = quantized(network, sample)
+    path = Path("runs") / f"budget_prediction-{name.replace(' ', '_')}.json"
+    path.parent.mkdir(exist_ok=True)
 
-    def exported(widths: Mapping[str, int], form: str = "") -> onnx.ModelProto:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            to_onnx(apply(model, choose(groups, scores, keep=widths), groups, form=form), example, path)
-            return onnx.load(path)
+    def together(files: Mapping[str, Path], protocol: Protocol) -> Mapping[str, Measurement]:
+        return time_together(files, protocol=replace(protocol, events=events))
 
-    def drawn(number: int) -> list[dict[str, int]]:
-        return [{each: rng.choice(own) for each, own in levels.items()} for _ in range(number)]
-
-    def timed(files: Mapping[str, Path]) -> dict[str, float]:
-        protocol = replace(QUICK, events=events)
-        return {each: seconds_of(one) for each, one in time_together(files, protocol=protocol).items()}
-
-    least = {each: own[0] for each, own in levels.items()}
-    file_at = resizable(exported, dense, least, drawn(2))
-    table = table_of(file_at, levels, timed)
-    some = [dense, *drawn(FITTED + HELD_OUT)]
-    names = {str(at): widths for at, widths in enumerate(some)}
-
-    def whole() -> Floats:
-        found: dict[str, float] = {}
-        for chunk in timed_in_chunks(names, file_at, file_at(dense), timed, {}):
-            found |= chunk
-        return np.array([found[key] for key in names])
-
-    first, second = whole(), whole()
-    latency = fitted(table, some[: FITTED + 1], first[: FITTED + 1].tolist())
-    held, true = some[FITTED + 1 :], first[FITTED + 1 :]
+    table = table_of(
+        network, together, path, runtime="onnxruntime", networks=FITTED, twice=HELD_OUT, begun=print
+    )
+    latency, held = of_table(table), [table.drawn(key) for key in table.again]
+    true = np.array([table.networks[key] for key in table.again])
     predicted = latency.predicted(held)
-    macs = np.array([_macs(file_at(widths)) for widths in some], float)
-    points = np.argsort(macs)[[0, len(macs) // 2, -1]]
-    by_macs = np.interp(macs[FITTED + 1 :], macs[points], first[points])
+    fitted = {key: seconds for key, seconds in table.networks.items() if key not in table.again}
+    macs = np.array([_macs(network.file_at(table.drawn(key))) for key in fitted], float)
+    points, times = np.argsort(macs)[[0, len(macs) // 2, -1]], np.array([*fitted.values()])
+    by_macs = np.interp([_macs(network.file_at(one)) for one in held], macs[points], times[points])
     alone = np.array([table.parts(widths).sum() for widths in held])
-    again = second[FITTED + 1 :] * np.median(first / second)
     return [
         {
             "network": name,
-            "groups": len(groups),
+            "groups": len(table.levels),
             "entries": len(table.seconds),
-            "dense_s": first[0],
+            "dense_s": table.networks[table.network_key(table.dense)],
             "covered": float(np.mean(np.abs(np.log(predicted / true)) <= np.log(latency.factor))),
             "factor": latency.factor,
             "errors": {
                 "predicted": (predicted / true - 1).tolist(),
                 "multiply-adds": (by_macs / true - 1).tolist(),
                 "segments alone": (alone / true - 1).tolist(),
-                "measured again": (again / true - 1).tolist(),
+                "measured again": table.noise().tolist(),
             },
         }
     ]
 
 
+def quantized(network: Network, sample: tuple[int, ...]) -> Network:
+    """The same network with every layer in INT8 that can be, by ranges of random images."""
+    dense = OnnxModel(network.file_at(network.dense), Path())
+    rng = np.random.default_rng(0)
+    ranges = calibrate(dense, [{"image": rng.standard_normal((8, *sample)).astype(np.float32)}])
+
+    def file_at(widths: Widths) -> onnx.ModelProto:
+        return to_qdq(OnnxModel(network.file_at(widths), Path()), ranges, dialect="x86").model.proto
+
+    return Network(file_at, network.levels, network.dense)
+
+
 def _macs(model: onnx.ModelProto) -> int:
     with tempfile.TemporaryDirectory() as folder:
         save(model, Path(folder) / "model.onnx")
-        return count(Path(folder) / "model.onnx").macs
+        return count(Path(folder) / "model.onnx").macs or 0
 
 
 def table_text(rows: Sequence[Row]) -> str:
@@ -182,7 +176,7 @@ def table_text(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+CASES = [*networks(), *(f"{name}{INT8}" for name in ("residual CNN", "depthwise", "MLP"))]
+
 if __name__ == "__main__":
-    measure_missing(
-        __doc__, Path("runs/budget_prediction.jsonl"), networks(), "network", measured, table_text
-    )
+    measure_missing(__doc__, Path("runs/budget_prediction.jsonl"), CASES, "network", measured, table_text)

@@ -38,11 +38,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor
 
@@ -62,27 +62,26 @@ from benchmarks.common.grid import (
 )
 from benchmarks.common.record import Row, recorded
 from deadweight.export.onnx_graph.graph import save
-from deadweight.export.to_onnx import to_onnx
-from deadweight.pipeline.budget.damage import damage_of
-from deadweight.pipeline.budget.latency import Latency, fitted
+from deadweight.pipeline.budget.latency import Latency, of_table
+from deadweight.pipeline.budget.measured import FileAt, seconds_in_chunks
+from deadweight.pipeline.budget.resized import of_module
 from deadweight.pipeline.budget.solve import OutOfReachError, Sum, Term, solve
-from deadweight.pipeline.budget.table import FileAt, SegmentTable, levels_of, table_of, timed_in_chunks
+from deadweight.pipeline.budget.table import EMPTY, SegmentTable, load_table
+from deadweight.pipeline.budget.timer import QUICK
 from deadweight.pipeline.importance import criteria
 from deadweight.pipeline.importance.allocation import kept, ranking
 from deadweight.pipeline.importance.gradients import Gradients
 from deadweight.pipeline.pruning.groups import Groups, choose
 from deadweight.pipeline.pruning.plan import plan_of
-from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.runs.seeds import paired
-from deadweight.pipeline.stages.budget import QUICK, Budget, resizable, seconds_of
+from deadweight.pipeline.stages.budget import Budget
 from deadweight.pipeline.stages.controls import Controls
 from deadweight.pipeline.stages.finetune import Finetune
 from deadweight.pipeline.stages.prune import alignment
 from deadweight.pipeline.work import Work
-from deadweight.targets.artifact import read_json
 from deadweight.targets.timing.clock import time_together
 from deadweight.targets.timing.judge import judge
-from deadweight.targets.timing.measurement import Protocol
+from deadweight.targets.timing.measurement import Measurement, Protocol
 
 WIDTHS = Path("runs") / "budget_rivals_widths.jsonl"
 SCORES = Path("runs") / "budget_rivals.jsonl"
@@ -126,26 +125,9 @@ def started(work: Work) -> Start:
     groups = work.networks.groups(model, work.workload)
     context = criteria.Context(model, None, work.seed, Gradients(model, groups, work.workload))
     by_norm = {group.name: criteria.weight_l2(group, context) for group in groups}
-    levels = {group.name: levels_of(group, work.target) for group in groups}
-    dense, least = ({name: own[at] for name, own in levels.items()} for at in (-1, 0))
-    rng = random.Random(work.seed)
-
-    def exported(widths: Widths, form: str = "") -> onnx.ModelProto:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            small = apply(model, choose(groups, by_norm, keep=widths), groups, form=form)
-            to_onnx(small, work.workload.example_inputs(), path)
-            return onnx.load(path)
-
-    some = [{name: rng.choice(own) for name, own in levels.items()} for _ in range(2)]
-    file_at = resizable(exported, dense, least, some)
-    segments, whole, damages = (
-        read_json(work.directory / f"{each}.json") for each in ("segments", "networks", "damage")
-    )
-    table = table_of(file_at, levels, _quick, known=segments)
-    measured = {key: seconds for key, seconds in whole.items() if key[0].isdigit()}
-    networks = [dict(zip(levels, map(int, key.split("/")), strict=True)) for key in measured]
-    damage = damage_of(model, groups, by_norm, levels, work.workload, norms=STAGE.norms, known=damages)
+    table = load_table(work.directory / "table.json")
+    levels = table.levels
+    network = of_module(model, groups, levels, work.workload.example_inputs(), seed=work.seed)
     gone = {}
     for group in groups:  # the importance of the units that go, in the order in which they go
         lost = criteria.taylor(group, context)[by_norm[group.name].argsort()].cumsum(0).tolist()
@@ -155,9 +137,9 @@ def started(work: Work) -> Start:
         groups,
         by_norm,
         levels,
-        file_at,
-        fitted(table, networks, list(measured.values())),
-        _sum("damage", damage),
+        network.file_at,
+        of_table(table),
+        table.damages(),
         _sum("importance", gone),
         {group.name: criteria.lamp(group, context) for group in groups},
     )
@@ -167,8 +149,8 @@ def _sum(name: str, values: Mapping[str, Mapping[int, float]]) -> Sum:
     return Sum(name, [Term((g,), {(w,): v for w, v in own.items()}) for g, own in values.items()])
 
 
-def _quick(files: Mapping[str, Path]) -> dict[str, float]:
-    return {name: seconds_of(one) for name, one in time_together(files, protocol=QUICK).items()}
+def _together(files: Mapping[str, Path], protocol: Protocol) -> Mapping[str, Measurement]:
+    return time_together(files, protocol=protocol)
 
 
 def rivals(start: Start) -> dict[str, Knob]:
@@ -178,7 +160,7 @@ def rivals(start: Start) -> dict[str, Knob]:
     aligned = alignment(start.work.target)
     drawn = {name: random.Random(f"{start.work.seed}/{name}").uniform(0.1, 1.0) for name in sizes}
     whole = start.latency.dense_s
-    calibrated = Sum("seconds", start.latency.terms(), start.latency.call_s)
+    calibrated = start.latency.sum()
     raw = _raw(start.latency.table)
     raw_whole = raw.at(sizes)
 
@@ -222,8 +204,8 @@ BELIEVED = ("HALP, raw table", "HALP, calibrated", "raw table", "one plan")
 def _raw(table: SegmentTable) -> Sum:
     """The sum of segments timed alone, as the literature sums them."""
     terms = [
-        Term(own, {widths: table.seconds[key] for widths, key in keys.items()})
-        for own, keys in zip(table.groups, table.keys, strict=True)
+        Term(one.groups, {w: table.part(at, w) + table.seconds[EMPTY] for w in table.combinations(at)})
+        for at, one in enumerate(table.segments)
     ]
     return Sum("seconds", terms)
 
@@ -300,7 +282,8 @@ def _near(start: Start, ours: Widths, knobs: Mapping[str, Knob], *, most: int = 
         asked = {key_of(widths): widths for own in seen.values() for widths in own.values()}
         wanted = {"/".join(map(str, key)): one for key, one in asked.items() if key not in seconds}
         wanted[OURS] = ours
-        chunks = timed_in_chunks(wanted, start.file_at, start.file_at(start.dense), _quick, {})
+        makers = {name: partial(start.file_at, widths) for name, widths in wanted.items()}
+        chunks = seconds_in_chunks(makers, start.file_at(start.dense), _together, QUICK)
         new: dict[str, float] = {}
         for chunk in chunks:
             new |= chunk

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .advising import advise, table
     from .files import build, lint, memory, quantize
     from .gating import gate
     from .latency import compare, profile
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .soaking import soak
 
 __all__ = [
+    "advise",
     "build",
     "check",
     "compare",
@@ -30,9 +32,11 @@ __all__ = [
     "run",
     "soak",
     "sweep",
+    "table",
 ]
 _HOMES = {"gate": "gating", "compare": "latency", "profile": "latency", "soak": "soaking"}
 _HOMES |= dict.fromkeys(("check", "init", "prune", "run", "sweep"), "recipes")
+_HOMES |= dict.fromkeys(("advise", "table"), "advising")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from ..export.int8 import Int8
     from ..export.lint.check import Report as LintReport
     from ..export.quantization.samples import Samples
+    from ..pipeline.budget.advice import Curve
+    from ..pipeline.budget.latency import Latency
+    from ..pipeline.budget.table import SegmentTable
+    from ..pipeline.budget.timer import Conditions
     from ..pipeline.report.schema import Report
     from ..pipeline.runs.check import Finding
     from ..pipeline.runs.prune_command import Cut
@@ -253,3 +257,51 @@ class Soak(Result):
         ]
         summary = {**plain(replace(self.summary, costs={})), "costs": costs}
         return {"verdict": self.verdict, "summary": summary, "soak": plain(self.soak)}
+
+
+@dataclass(frozen=True)
+class Table(Result):
+    """A table of segment times, and how well it predicts.
+
+    Attributes:
+        errors: the relative error of each network that was held out.
+        covered: the share of them within the interval that the fit states.
+        curves: the network's time over the width of each group.
+    """
+
+    path: Path
+    table: SegmentTable
+    latency: Latency
+    errors: tuple[float, ...]
+    covered: float
+    curves: tuple[Curve, ...]
+
+    @property
+    def figures(self) -> dict[str, str]:
+        """How well it predicts, in words."""
+        import numpy as np
+
+        def three(values: Sequence[float]) -> str:
+            return (
+                " / ".join(f"{100 * part:.1f}" for part in np.quantile(np.abs(values), (0.5, 0.9, 1))) + " %"
+            )
+
+        made, factor = self.table, self.latency.factor
+        here = made.conditions
+        return {
+            f"error of {len(self.errors)} networks, median / 90 % / largest": three(self.errors),
+            "the same networks timed again": three(made.noise().tolist()),
+            "within the stated interval": f"{self.covered:.0%} (x{factor:.3f})",
+            "whole network": f"{made.networks[made.network_key(made.dense)] * 1e3:.4g} ms, {here.evidence}",
+            "by": ", ".join(filter(None, (here.processor, f"{here.runtime} {here.version}", here.precision))),
+        }
+
+
+@dataclass(frozen=True)
+class Advice(Result):
+    """What a table says of a network: `seconds` predicted, a curve for each group, and sentences."""
+
+    seconds: float
+    curves: tuple[Curve, ...]
+    said: tuple[str, ...]
+    conditions: Conditions

@@ -11,6 +11,7 @@ from rich.text import Text
 from ..api import results
 from .printer import out
 from .tables import (
+    curves_table,
     gate_table,
     judgement_line,
     layers_table,
@@ -263,3 +264,22 @@ def _(result: results.Soak) -> list[RenderableType]:
     from .soak_lines import soak_lines
 
     return soak_lines(result)
+
+
+@lines.register
+def _(result: results.Table) -> list[RenderableType]:
+    return [
+        *(Text(f"{name}: {value}") for name, value in result.figures.items()),
+        curves_table(result.curves),
+        Text(f"The table: {result.path}, its cliffs as plots: {result.path.with_suffix('.html')}"),
+    ]
+
+
+@lines.register
+def _(result: results.Advice) -> list[RenderableType]:
+    here = result.conditions
+    return [
+        Text(f"{result.verdict} ({here.evidence} on {here.processor} by {here.runtime} {here.version})"),
+        curves_table(result.curves),
+        *(Text(f"- {one}") for one in result.said),
+    ]

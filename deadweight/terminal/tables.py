@@ -27,6 +27,7 @@ from .printer import err
 if TYPE_CHECKING:
     from ..export.lint.check import Report
     from ..export.lint.network import Finding
+    from ..pipeline.budget.advice import Curve
     from ..targets.gate.check import Gated
     from ..targets.timing.layers import LayerJudgement
 
@@ -182,6 +183,17 @@ def judgement_line(judgement: Judgement) -> Text:
     """A judgement in one coloured sentence, with its remarks below."""
     below = "".join(f"\n  {remark}" for remark in judgement.remarks)
     return Text.assemble((judgement.sentence(), f"bold {COLOURS[judgement.outcome]}"), below)
+
+
+def curves_table(curves: Sequence[Curve]) -> Table:
+    """One row per group: its width, the widest for the same time, the next cliff, what narrowing saves."""
+    table = listing("group", numbers=("width", "free up to", "next cliff", "least width saves"))
+    for one in curves:
+        now = dict(one.points).get(one.width, one.points[-1][1])
+        cliff = f"{one.cliff[0]}: +{milliseconds(one.cliff[1] - now)}" if one.cliff else ""
+        saved = f"{one.points[0][0]}: {milliseconds(one.saved_s)}" if one.pays else "no more than noise"
+        table.add_row(one.group, str(one.width), str(one.free) if one.free > one.width else "", cliff, saved)
+    return table
 
 
 def layers_table(judged: Sequence[LayerJudgement], *, judging: bool) -> Table:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
@@ -30,7 +31,7 @@ _SHAPE = 64
 
 
 @dataclass(frozen=True)
-class _Size:
+class Size:
     """A size of the dense file, and how much each group changes it for one unit more."""
 
     dense: int
@@ -51,7 +52,7 @@ class Resizable:
 
     model: onnx.ModelProto
     dense: Widths
-    sizes: Mapping[Place, _Size]
+    sizes: Mapping[Place, Size]
 
     @classmethod
     def learnt(
@@ -83,13 +84,13 @@ class Resizable:
                 if size != base[place]:
                     slope = Fraction(size - base[place], width - dense[group])
                     slopes.setdefault(place, {})[group] = slope
-        sizes = {place: _Size(base[place], by_group) for place, by_group in slopes.items()}
+        sizes = {place: Size(base[place], by_group) for place, by_group in slopes.items()}
         for widths in checks:
             fewer = {group: dense[group] - width for group, width in widths.items()}
             for place, size in _same_places(base, _sizes(exported(widths))).items():
-                own = sizes.get(place, _Size(base[place], {}))
+                own = sizes.get(place, Size(base[place], {}))
                 if own.at(fewer) != size and own.dense:
-                    own = sizes[place] = _Size(own.dense, own.slopes, is_product=True)
+                    own = sizes[place] = Size(own.dense, own.slopes, is_product=True)
                 if own.at(fewer) != size:
                     raise ModelError(
                         f"A size of the exported file ({place[0]} {place[2]} of {place[1]}) is {size} where "
@@ -99,7 +100,7 @@ class Resizable:
         return cls(model, dense, {place: size for place, size in sizes.items() if size.slopes})
 
     def at(self, widths: Widths) -> onnx.ModelProto:
-        """The file at these widths; its weights are the first of the dense ones, which only times are of."""
+        """The file at these widths, for times: its weights are the first of the dense ones, or repeated."""
         fewer = {group: self.dense[group] - width for group, width in widths.items()}
         new = {place: int(size.at(fewer)) for place, size in self.sizes.items()}
         resized = {name for kind, name, _ in new if kind in ("axis", "value")}
@@ -110,7 +111,9 @@ class Resizable:
                 continue
             array = array_of(tensor)
             axes = [new.get(("axis", tensor.name, axis), size) for axis, size in enumerate(array.shape)]
-            array = array[tuple(map(slice, axes))].copy(order="C")
+            more = [(0, max(0, new - old)) for new, old in zip(axes, array.shape, strict=True)]
+            array = array[tuple(map(slice, axes))]
+            array = np.pad(array, more, mode="wrap") if any(map(any, more)) else array.copy(order="C")
             for at in range(array.size if array.size <= _SHAPE else 0):
                 if ("value", tensor.name, at) in new:
                     array.flat[at] = new["value", tensor.name, at]

@@ -10,7 +10,7 @@ the cache together, is a smooth function of the widths: a Gaussian process.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from ...export.onnx_graph.resize import Widths
-from .solve import Term
+from .solve import Sum, Term
 from .table import SegmentTable
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -57,20 +57,27 @@ class Latency:
     @property
     def dense_s(self) -> float:
         """Seconds of the whole network, without the correction."""
-        return self.linear({name: own[-1] for name, own in self.table.levels.items()})
+        return self.linear(self.table.dense)
 
-    def terms(self) -> list[Term]:
-        """The weighted times of the segments, as terms of a sum."""
+    def sum(self) -> Sum:
+        """Seconds without the correction, as a sum over the segments."""
         table, weights = self.table, self.weights.tolist()
-        return [
-            Term(own, {widths: weights[at] * table.part(at, widths) for widths in table.keys[at]})
-            for at, own in enumerate(table.groups)
+        terms = [
+            Term(one.groups, {w: weights[at] * table.part(at, w) for w in table.combinations(at)})
+            for at, one in enumerate(table.segments)
         ]
+        return Sum("seconds", terms, self.call_s)
 
     def predicted(self, some: Sequence[Widths]) -> Floats:
         """float64[networks], seconds."""
         linear = np.array([self.linear(widths) for widths in some])
         return np.asarray(linear * np.exp(self.correction.predict(_shares(self.table, some))))
+
+
+def of_table(table: SegmentTable, more: Mapping[str, float] = {}) -> Latency:
+    """The prediction from the networks of a table that are not held out, and more by their widths."""
+    known = {key: value for key, value in table.networks.items() if key not in table.again} | {**more}
+    return fitted(table, [*map(table.drawn, known)], [*known.values()])
 
 
 def fitted(

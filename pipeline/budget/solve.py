@@ -14,7 +14,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from ...export.onnx_graph.resize import Widths
-from ...targets.errors import RecipeError
+from ...targets.errors import ModelError, RecipeError
 
 Levels = Mapping[str, tuple[int, ...]]
 """The widths that each group may have."""
@@ -47,6 +47,10 @@ class OutOfReachError(RecipeError):
     """No widths are within the limits."""
 
 
+class OutOfTimeError(ModelError):
+    """The solver found nothing in its time."""
+
+
 @dataclass(frozen=True)
 class Solved:
     """Widths, their sum, and how far it may be above the least possible, as a share."""
@@ -74,7 +78,8 @@ def solve(
         gap: how far above the least the sum may be, as a share.
 
     Raises:
-        OutOfReachError: no widths are within the limits, or none were found in time.
+        OutOfReachError: no widths are within the limits.
+        OutOfTimeError: none were found in time.
     """
     at = {
         (group, width): place
@@ -131,9 +136,13 @@ def solve(
         options={"mip_rel_gap": gap, "time_limit": time_limit_s},
     )
     if found.x is None:
-        why = "were found in time" if found.status == 1 else "exist"
-        asked = ", ".join(f"{one.name} of at most {most:.4g}" for one, most in limits)
-        raise OutOfReachError(f"No widths {why} with {asked or 'these groups'}.", "Allow more.")
+        asked = ", ".join(f"{one.name} of at most {most:.4g}" for one, most in limits) or "these groups"
+        if found.status == 1:
+            raise OutOfTimeError(
+                f"The solver found no widths with {asked} in {time_limit_s:g} s, of {count:,} choices.",
+                "Give it more time (in a recipe: solver_s), or let fewer groups be pruned.",
+            )
+        raise OutOfReachError(f"No widths exist with {asked}.", "Allow more.")
     chosen = {group: width for (group, width), place in at.items() if found.x[place] > 0.5}
     return Solved(chosen, objective.at(chosen), float(found.mip_gap or 0.0))
 

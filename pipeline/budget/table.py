@@ -1,173 +1,238 @@
-"""The table of segment times: every segment of a network, at the widths that its groups may have.
+"""The table of segment times: every segment of a network at the widths of its groups, and whole networks.
 
 Layers timed alone and summed are far off: each alone pays for a call and for the layout of its input, and has
-the cache for itself. So the table only orders; `latency` fits one weight a segment to whole networks. Equal
-segments are timed once, whatever their names.
+the cache for itself. So the segments only order; `latency` fits one weight a segment to whole networks. Equal
+segments are timed once, whatever their names. A table is one JSON file, complete or not: `measured` goes on
+where it stopped.
 """
 
 from __future__ import annotations
 
 import itertools
-import random
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import onnx
 
-from ...export.onnx_graph.graph import OnnxModel, save
+from ...export.onnx_graph.graph import OnnxModel
 from ...export.onnx_graph.resize import Widths
 from ...export.onnx_graph.segments import segments
-from ...targets.progress import Progress
+from ...targets.artifact import read_json, write_json
+from ...targets.errors import ArtifactError, RecipeError
+from ...targets.plain import from_plain, plain
 from ...targets.target import Target
-from ..pruning.groups import Group
-from .solve import Levels, Term
+from .solve import Levels, Sum, Term
+from .timer import Conditions
 
-T = TypeVar("T")
-Timed = Callable[[Mapping[str, Path]], Mapping[str, float]]
-"""Seconds of one run of each file, timed together."""
+SCHEMA = 1
+EMPTY, DENSE = "empty", "dense"
+"""Entries of `seconds` that are no segments: a call that computes nothing, and the whole network."""
+_CURE = "It was edited or damaged: make it again by `deadweight table`."
 
-FileAt = Callable[[Widths], onnx.ModelProto]
-"""The network's file at these widths of its groups."""
-CHUNK = 30
-"""Files that are timed together, beside the dense network, by which chunks are made comparable."""
-_EMPTY, _DENSE = "empty", "dense"
+
+@dataclass(frozen=True)
+class TimedSegment:
+    """A segment: the groups whose widths change it, and the key of its entry by their widths, as in "8/16".
+
+    `grid` has the widths of each of these groups at which it is timed; between them it is interpolated. The
+    key is empty where the segment is not there.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    grid: tuple[tuple[int, ...], ...]
+    keys: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentTable:
-    """Times of segments.
+    """Times of segments and of whole networks.
 
     Attributes:
-        levels: by group, the widths it may have, ascending; the last is the dense one.
-        names: of the segments.
-        groups: of each segment, the groups whose widths change it.
-        keys: of each segment, by its groups' widths, the key of its entry.
-        seconds: by key; "empty" is a call that computes nothing.
+        network: a hash of the network's operators and sizes.
+        conditions: what the times hold for; `protocol` is how they were measured.
+        choices: each group with the widths it may have, ascending.
+        dense: the widths of the network itself, by group.
+        seconds: by key of a segment; "empty" is a call that computes nothing.
         weights: by key, the bytes of the segment's constants.
+        networks: seconds of networks, by their widths in the order of the groups.
+        again: the same for those that are timed twice: they are held out of the fit.
+        damage: by group and width, the rise of the validation loss, where it is known.
     """
 
-    levels: Levels
-    names: tuple[str, ...]
-    groups: tuple[tuple[str, ...], ...]
-    keys: tuple[Mapping[tuple[int, ...], str], ...]
-    seconds: Mapping[str, float]
+    network: str
+    conditions: Conditions
+    protocol: Mapping[str, Any]
+    choices: tuple[tuple[str, tuple[int, ...]], ...]
+    dense: Mapping[str, int]
+    segments: tuple[TimedSegment, ...]
     weights: Mapping[str, int]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    networks: Mapping[str, float] = field(default_factory=dict)
+    again: Mapping[str, float] = field(default_factory=dict)
+    damage: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    schema: int = SCHEMA
 
-    def part(self, segment: int, widths: tuple[int, ...]) -> float:
+    @property
+    def levels(self) -> Levels:
+        return dict(self.choices)
+
+    def part(self, at: int, widths: Sequence[int]) -> float:
         """Seconds of a segment at the widths of its groups, without a call's own time."""
-        return max(self.seconds[self.keys[segment][widths]] - self.seconds[_EMPTY], 0.0)
+        return self._between(at, widths, lambda key: max(self.seconds[key] - self.seconds[EMPTY], 0.0))
+
+    def _between(self, at: int, widths: Sequence[int], value: Any) -> float:
+        one = self.segments[at]
+        corners = [_corners(grid, width) for grid, width in zip(one.grid, widths, strict=True)]
+        total = 0.0
+        for corner in itertools.product(*corners):
+            if key := one.keys[key_of([width for width, _ in corner])]:
+                total += math.prod(share for _, share in corner) * value(key)
+        return total
 
     def parts(self, widths: Widths) -> np.ndarray[Any, np.dtype[np.float64]]:
         """float64[segments]: seconds of each segment of a network, without a call's own time."""
-        of_each = enumerate(self.groups)
-        return np.array([self.part(at, tuple(widths[name] for name in own)) for at, own in of_each])
+        of_each = enumerate(one.groups for one in self.segments)
+        return np.array([self.part(at, [widths[name] for name in own]) for at, own in of_each])
 
-    def byte_terms(self) -> list[Term]:
-        """What each segment's constants add to the file, in bytes."""
-        pairs = zip(self.groups, self.keys, strict=True)
-        return [Term(own, {at: float(self.weights[key]) for at, key in keys.items()}) for own, keys in pairs]
+    def file_bytes(self) -> Sum:
+        """The bytes of the constants in the file."""
+        return Sum(
+            "file_bytes",
+            [
+                Term(
+                    one.groups,
+                    {w: self._between(at, w, self.weights.__getitem__) for w in self.combinations(at)},
+                )
+                for at, one in enumerate(self.segments)
+            ],
+        )
+
+    def combinations(self, at: int) -> list[tuple[int, ...]]:
+        """All widths of a segment's groups."""
+        levels = self.levels
+        return [*itertools.product(*(levels[name] for name in self.segments[at].groups))]
+
+    def damages(self) -> Sum:
+        """The sum of the groups' damage; a RecipeError where it is not known."""
+        if set(self.damage) != set(self.levels):
+            raise RecipeError(
+                "The table has no damage: it was made from the network alone.",
+                "The stage budget measures it; its run has a table with both.",
+            )
+        return Sum(
+            "damage",
+            [
+                Term((name,), {(int(width),): value for width, value in own.items()})
+                for name, own in self.damage.items()
+            ],
+        )
+
+    def drawn(self, key: str) -> dict[str, int]:
+        """The widths behind a key of `networks`."""
+        return dict(zip(self.levels, map(int, key.split("/")), strict=True))
+
+    def network_key(self, widths: Widths) -> str:
+        return key_of([widths[name] for name in self.levels])
+
+    def noise(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """float64[networks timed twice]: the relative difference of both times."""
+        pairs = np.array([(self.networks[key], second) for key, second in self.again.items()]).reshape(-1, 2)
+        ratio = pairs[:, 1] / pairs[:, 0]
+        return np.asarray(np.abs(ratio / np.median(ratio) - 1)) if len(ratio) else np.zeros(1)
+
+    def widths_of(self, model: OnnxModel) -> dict[str, int]:
+        """The widths of a file that is the table's network, whole or narrower.
+
+        Raises:
+            RecipeError: it is another network, or has widths that the table has not.
+        """
+        own, found = dict(self.dense), dict[str, int]()
+        held = {one.name: one.key() for one in segments(model)}
+        for one in self.segments:
+            at = [widths for widths, key in one.keys.items() if key == held.get(one.name, "")]
+            if not at:
+                why = (
+                    f"its segment {one.name} has other sizes" if one.name in held else f"it has no {one.name}"
+                )
+                raise RecipeError(
+                    f"{model.path} is not the network of the table: {why}.",
+                    f"Make its own table: deadweight table {model.path}.",
+                )
+            fitting = [
+                dict(zip(one.groups, map(int, widths.split("/")), strict=True)) for widths in at if widths
+            ]
+            agreeing = [each for each in fitting if all(found.get(n, w) == w for n, w in each.items())]
+            found |= (agreeing or fitting or [{}])[0]
+        return own | found
+
+    def save(self, path: Path) -> None:
+        """Writes the table, whole or not at all."""
+        write_json(path, plain(self))
 
 
-def levels_of(group: Group, target: Target, *, most: int = 8) -> tuple[int, ...]:
+def load_table(path: Path) -> SegmentTable:
+    """Reads a table.
+
+    Raises:
+        ArtifactError: it is missing, damaged or of another version.
+    """
+    value = read_json(path)
+    if value.get("schema") != SCHEMA:
+        raise ArtifactError(
+            f"{path} has the schema {value.get('schema')!r}; this version reads {SCHEMA}.", _CURE
+        )
+    table = from_plain(SegmentTable, value, str(path), cure=_CURE)
+    levels, known = table.levels, set(table.weights)
+    good = set(table.dense) == set(levels) and all(
+        own and [*own] == sorted(set(own)) for own in levels.values()
+    )
+    good = good and all(w in levels[name] for name, w in table.dense.items())
+    for one in table.segments:
+        good = good and set(one.groups) <= set(levels) and len(one.grid) == len(one.groups)
+        good = good and all(set(grid) <= set(levels[n]) for n, grid in zip(one.groups, one.grid, strict=True))
+        good = good and {*map(key_of, itertools.product(*one.grid))} == set(one.keys)
+        good = good and known >= set(one.keys.values()) - {""}
+    for times in (table.seconds, table.networks, table.again):
+        good = good and all(0 < value < 1e6 for value in times.values())
+    for key in table.networks if good else ():
+        drawn = key.split("/")
+        good = good and len(drawn) == len(levels)
+        good = good and all(w in map(str, own) for w, own in zip(drawn, levels.values(), strict=True))
+    if not good or not set(table.again) <= set(table.networks):
+        raise ArtifactError(f"{path} is no table of segments: its parts do not fit each other.", _CURE)
+    return table
+
+
+def key_of(widths: Sequence[int]) -> str:
+    """Widths as the key of an entry."""
+    return "/".join(map(str, widths))
+
+
+def levels_of(size: int, kinds: Sequence[str], target: Target, *, most: int = 8) -> tuple[int, ...]:
     """The widths that a group may have: multiples of the target's step, at most so many, evenly spaced."""
-    rules = [target.align(kind) for kind in group.kinds]
-    least = max(1, group.size // most)
+    rules = [target.align(kind) for kind in kinds]
+    least = max(1, size // most)
     step = 2 ** (least.bit_length() - 1)
-    wanted = [*range(least, group.size, step), group.size]
-    widths = sorted({max(rule.rounded(keep, width=group.size) for rule in rules) for keep in wanted})
+    wanted = [*range(least, size, step), size]
+    widths = sorted({max(rule.rounded(keep, width=size) for rule in rules) for keep in wanted})
     at = np.linspace(0, len(widths) - 1, min(most, len(widths))).round().astype(int)
     return tuple(widths[place] for place in sorted(set(at.tolist())))
 
 
-def table_of(
-    file_at: FileAt,
-    levels: Levels,
-    timed: Timed,
-    *,
-    known: Mapping[str, float] = {},
-    kept: Callable[[Mapping[str, float]], None] = lambda seconds: None,
-    progress: Progress = lambda done, total, what: None,
-) -> SegmentTable:
-    """Times every segment at every combination of its groups' widths.
-
-    Args:
-        file_at: makes the network's file.
-        timed: times files together, on the target.
-        known: seconds by key of an earlier, interrupted call, and `kept` gets them after each chunk.
-    """
-    dense = {name: own[-1] for name, own in levels.items()}
-    whole = _at(file_at, dense)
-    names = tuple(name for name, _, _ in whole)
-    groups: list[list[str]] = [[] for _ in names]
-    for group, own in levels.items():
-        if len(own) > 1:
-            narrow = _at(file_at, {**dense, group: own[0]})
-            for at, ((_, key, _), (_, other, _)) in enumerate(zip(whole, narrow, strict=True)):
-                groups[at] += [group] if key != other else []
-    keys: list[dict[tuple[int, ...], str]] = [{} for _ in names]
-    models: dict[str, onnx.ModelProto] = {_EMPTY: _empty()}
-    rng = random.Random(0)
-    for at, several in enumerate(groups):
-        for combination in itertools.product(*(levels[group] for group in several)):
-            if combination in keys[at]:
-                continue
-            # The other groups' widths are drawn, so that one file serves many segments.
-            drawn = {name: rng.choice(levels[name]) for name in levels}
-            widths = {**drawn, **dict(zip(several, combination, strict=True))}
-            for place, (_, key, model) in enumerate(_at(file_at, widths)):
-                keys[place].setdefault(tuple(widths[group] for group in groups[place]), key)
-                models.setdefault(key, model)
-    weights = {key: sum(len(t.raw_data) for t in m.graph.initializer) for key, m in models.items()}
-    missing = {key: key for key in models if key not in known}
-    seconds = dict(known)
-    for one in timed_in_chunks(missing, models.__getitem__, file_at(dense), timed, seconds):
-        seconds |= one
-        kept(seconds)
-        progress(len(seconds) - len(known), len(missing), "budget: segments")
-    return SegmentTable(levels, names, tuple(map(tuple, groups)), tuple(keys), seconds, weights)
+def wider(size: int, kinds: Sequence[str], target: Target) -> tuple[int, ...]:
+    """Widths above that of the network at which its layers may take no longer: the next whole steps."""
+    step = max(1, *(target.align(kind).step for kind in kinds))
+    return tuple(sorted({-(-size // whole) * whole for whole in (step, 2 * step, 4 * step)} - {size}))
 
 
-def timed_in_chunks(
-    items: Mapping[str, T],
-    model_of: Callable[[T], onnx.ModelProto],
-    dense: onnx.ModelProto,
-    timed: Timed,
-    known: Mapping[str, float],
-) -> Iterator[dict[str, float]]:
-    """Seconds of models, some at a time, in random order, each chunk relative to the dense network.
-
-    The machine's speed differs between chunks: all are brought to the dense network's time in the first one,
-    which `known` has where an earlier call was interrupted.
-    """
-    order, first = random.Random(1).sample(sorted(items), len(items)), known.get(_DENSE, 0.0)
-    for start in range(0, len(order), CHUNK):
-        with tempfile.TemporaryDirectory() as place:
-            paths = {_DENSE: Path(place) / "dense.onnx"}
-            save(dense, paths[_DENSE])
-            for at, key in enumerate(order[start : start + CHUNK]):
-                paths[key] = Path(place) / f"{at}.onnx"
-                save(model_of(items[key]), paths[key])
-            found = dict(timed(paths))
-        reference = found.pop(_DENSE)
-        first = first or reference
-        yield {_DENSE: first} | {key: value * first / reference for key, value in found.items()}
-
-
-def _at(file_at: FileAt, widths: Widths) -> Sequence[tuple[str, str, onnx.ModelProto]]:
-    made = segments(OnnxModel(file_at(widths), Path()))
-    return [(one.name, one.key(), one.model) for one in made]
-
-
-def _empty() -> onnx.ModelProto:
-    value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Relu", ["x"], ["y"])],
-        _EMPTY,
-        [value("x", onnx.TensorProto.FLOAT, [1, 8])],
-        [value("y", onnx.TensorProto.FLOAT, [1, 8])],
-    )
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+def _corners(grid: Sequence[int], width: int) -> list[tuple[int, float]]:
+    """The timed widths around a width, with their shares; beyond the grid its end."""
+    at = int(np.searchsorted(grid, width))
+    if at == len(grid) or grid[at] == width or at == 0:
+        return [(grid[min(at, len(grid) - 1)], 1.0)]
+    share = (width - grid[at - 1]) / (grid[at] - grid[at - 1])
+    return [(grid[at - 1], 1 - share), (grid[at], share)]

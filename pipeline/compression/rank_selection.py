@@ -10,16 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...export.to_onnx import to_onnx
-from ...targets.progress import Progress
 from ...targets.target import Alignment, Target
-from ...targets.timing.layers import Layer, judge_layers
-from ...targets.timing.ort_layers import LAYER_PROTOCOL, time_layers
 from ..pruning.factors import METHODS, Parts, cut, energies, full_ranks
 
 COARSE = (0.75, 0.5, 0.375, 0.25, 0.125, 0.0625)
@@ -154,65 +149,6 @@ def last_within(count: int, within: Callable[[int], bool]) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if within(middle) else (low, middle - 1)
     return low
-
-
-def measured(
-    model: nn.Module,
-    choices: Mapping[str, Sequence[Choice]],
-    make: Callable[[Mapping[str, tuple[int, ...]]], nn.Module],
-    example: Mapping[str, Tensor],
-    folder: Path,
-    *,
-    seed: int,
-    events: int,
-    progress: Progress,
-) -> tuple[dict[str, float], dict[str, list[Choice]], dict[str, str]]:
-    """Times of the layers and their choices on this machine, in seconds, from one interleaved profile.
-
-    The first network is full, in the next every layer has its first choice, and so on. A choice stays only
-    if its low-rank layers together are faster than the full layer, judged with a correction for the number
-    of layers, as in every profile.
-
-    Args:
-        make: the network with these ranks by layer.
-
-    Returns:
-        The times of full layers; the faster choices, with their times as cost; and for each layer without
-        one, the reason.
-    """
-    deepest = max(map(len, choices.values()))
-    levels = [{n: own[at] for n, own in choices.items() if at < len(own)} for at in range(deepest)]
-    files = {"whole": folder / "whole.onnx"}
-    to_onnx(model, example, files["whole"])
-    for at, level in enumerate(levels):
-        files[f"level {at}"] = folder / f"level{at}.onnx"
-        progress(at, deepest, "factorize: networks to time")
-        to_onnx(make({name: choice.ranks for name, choice in level.items()}), example, files[f"level {at}"])
-    protocol = replace(LAYER_PROTOCOL, events=events, seed=seed)
-    timed = time_layers(files, protocol=protocol, progress=lambda d, t: progress(d, t, "factorize: layers"))
-    before = {name: one for name in choices if (one := together(timed["whole"], name)) is not None}
-    whole = {name: layer.median_s for name, layer in before.items()}
-    faster: dict[str, list[Choice]] = {name: [] for name in choices}
-    ratios: dict[str, list[str]] = {name: [] for name in choices}
-    for at, level in enumerate(levels):
-        after = {n: one for n in level if n in before and (one := together(timed[f"level {at}"], n))}
-        for found in judge_layers({name: before[name] for name in after}, after) if after else ():
-            choice = level[found.name]
-            if found.outcome == "faster":
-                faster[found.name].append(replace(choice, cost=whole[found.name] / found.ratio))
-            ratios[found.name].append(f"{'+'.join(map(str, choice.ranks))}: {found.ratio:.2f}x")
-    why = "its low-rank layers are not measured faster (rank {})"
-    lost = {name: ", ".join(texts) or "none was timed" for name, texts in ratios.items() if not faster[name]}
-    slow = {name: why.format(listed) for name, listed in lost.items()}
-    return whole, {name: own for name, own in faster.items() if own}, slow
-
-
-def together(layers: Mapping[str, Layer], name: str) -> Layer | None:
-    """The times of the layers that a module became in the file, as one layer; None if none was timed."""
-    own = [layer for at, layer in layers.items() if at == name or at.startswith((f"{name}/", f"{name}."))]
-    if not own:
-        return None
-    return replace(own[0], name=name, times_s=sum((one.times_s for one in own[1:]), own[0].times_s))
 
 
 def _positions(method: str, given: tuple[int, ...], made: tuple[int, ...]) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from ...export.quantization.calibrate import Ranges, Watched, calibrate_by
 from ...export.quantization.equalize import equalize
 from ...export.quantization.histogram import METHODS, Method
 from ...export.quantization.to_qdq import Quantized, to_qdq
+from ...targets.artifact import read_json
 from ...targets.runtimes.open import open_session
 from ...targets.timing.clock import time_together
 from ...targets.timing.judge import Judgement, judge
@@ -77,6 +78,8 @@ class Trials:
     dialect: str
     folder: Path
     weight_bits: int = 8
+    in_float: tuple[str, ...] = ()
+    """Layers that an earlier stage chose to leave in float."""
 
     @classmethod
     def of(cls, work: Work, *, weight_bits: int = 8) -> Trials:
@@ -85,7 +88,9 @@ class Trials:
         original = (newest if "onnx" in newest.files else work.latest("onnx")).path("onnx")
         network, dialect = Opened.of(load(original)), work.target.runtime.dialect
         score, folder = validated(work, original), work.directory / "trials"
-        return cls(work, original, network, score, dialect, folder, weight_bits)
+        held = work.artifacts.get("precision")
+        left = tuple(read_json(held.checked())["float"]) if held else ()
+        return cls(work, original, network, score, dialect, folder, weight_bits, left)
 
     def drop(self, before: float, after: float) -> float:
         """How much worse the second score is."""
@@ -144,7 +149,7 @@ def first(trials: Trials, method: Method | Literal["best"]) -> Candidate:
     network = trials.network.model
     best = None
     for name, ranges in trials.calibrated(network, methods).items():
-        made = trials.make(name, network, network, ranges)
+        made = trials.make(name, network, network, ranges, trials.in_float)
         best = made if best is None or trials.helps(made, best) else best
     assert best is not None  # there is at least one method
     return best

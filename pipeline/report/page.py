@@ -15,6 +15,7 @@ from typing import Any
 
 from ...targets.artifact import utc_now, write_json, write_text
 from . import plots, tables
+from .budget_page import search_section
 from .document import Budgets, Group, Head, Legend, More, Part, Section, Tiles, Words, document, figure
 from .schema import VERSION, Report, Sweep, SweepControl, UnitLists, read_report
 from .tradeoff import tradeoff_figure
@@ -54,6 +55,7 @@ def report_page(report: Report) -> str:
             _widths(report),
             _histograms(report.get("statistics") or {}, _thresholds(report)),
             _sweep(report.get("sweep"), scale),
+            search_section(report.get("search"), scale),
             _layers(report),
             Section("Conditions", [tables.facts(report["conditions"])]),
             Section("How it was measured", [Words(protocol_sentences(protocol), bullets=False), rest]),

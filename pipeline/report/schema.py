@@ -220,6 +220,56 @@ class Ship(TypedDict):
 
 
 @_closed
+class WidthCurve(TypedDict):
+    """A network's predicted time over the width of one group: pairs of width and seconds.
+
+    `free` is the most units for the same time, `cliff` the next width beyond with its seconds; `pays` says
+    whether narrowing the group alone saves more than the noise.
+    """
+
+    group: str
+    width: int
+    points: list[tuple[int, float]]
+    free: int
+    cliff: tuple[int, float] | None
+    saved_s: float
+    pays: bool
+
+
+@_closed
+class TriedPlan(TypedDict):
+    """A plan of the stage budget that was cut and timed: seconds are a median and, at most, with 99 %.
+
+    `damage` is the rise of the validation loss that was predicted, `score` on validation, not tuned.
+    """
+
+    widths: dict[str, int]
+    seconds: float
+    high_s: float
+    predicted_s: float
+    damage: float
+    score: float
+    kept: bool
+    chosen: bool
+
+
+@_closed
+class Search(TypedDict):
+    """What the stage budget found: pairs of seconds and damage of the best plans, and those it tried.
+
+    `factor` is the interval of a prediction: times as long, or as short.
+    """
+
+    limit_s: float
+    whole_s: float
+    factor: float
+    front: list[tuple[float, float]]
+    tried: list[TriedPlan]
+    curves: list[WidthCurve]
+    said: list[str]
+
+
+@_closed
 class StageTime(TypedDict):
     """A stage of the run: the seconds it took when it last ran, and whether it came from the cache."""
 
@@ -249,6 +299,7 @@ class Report(TypedDict):
     layers: NotRequired[list[Layer]]
     statistics: NotRequired[dict[str, UnitLists] | None]
     sweep: NotRequired[Sweep | None]
+    search: NotRequired[Search | None]
     budgets: NotRequired[list[Budget]]
     ship: NotRequired[Ship]
 

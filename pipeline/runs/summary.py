@@ -31,6 +31,7 @@ from ..report.schema import (
     Outcome,
     Report,
     Row,
+    Search,
     UnitLists,
     Verdict,
     Width,
@@ -89,6 +90,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
         "layers": _layers(work),
         "statistics": _statistics(work),
         "sweep": swept.sweep if swept else None,
+        "search": _search(work),
         "score_name": work.workload.score_name,
         "higher_is_better": higher,
         "budgets": budgets[choice.candidate],
@@ -251,6 +253,11 @@ def _layers(work: Work) -> list[Layer]:
             verdict["low"] = one["low"] if one["high"] is not None else None
             layer.setdefault("judged", {})[network] = cast(LayerVerdict, verdict)
     return list(layers.values())
+
+
+def _search(work: Work) -> Search | None:
+    held = work.artifacts.get("search")
+    return cast(Search, read_json(held.checked())) if held else None
 
 
 def _widths(work: Work) -> list[Width]:

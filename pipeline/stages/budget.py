@@ -8,46 +8,46 @@ networks proven to keep the budget the one with the best validation score stays.
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import partial
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx
 from pydantic import Field
 from torch import Tensor, nn
 
-from ...export.onnx_graph.resize import Resizable, Widths
+from ...export.onnx_graph.graph import save
+from ...export.onnx_graph.resize import Widths
 from ...export.to_onnx import to_onnx
 from ...targets.artifact import read_json, write_json
-from ...targets.errors import ModelError, RecipeError, users_code
-from ...targets.remote.board import time_on
-from ...targets.remote.on_board import ready_on
-from ...targets.remote.ssh import connected
-from ...targets.timing.clock import time_together
+from ...targets.budgets import Budgets
+from ...targets.errors import MeasurementError, RecipeError, users_code
 from ...targets.timing.judge import judge, unproven
 from ...targets.timing.measurement import Measurement, Protocol
+from ..budget.advice import curves, front, sentences
 from ..budget.damage import damage_of
-from ..budget.latency import Latency, fitted
-from ..budget.solve import OutOfReachError, Sum, Term, solve
-from ..budget.table import FileAt, SegmentTable, levels_of, table_of, timed_in_chunks
+from ..budget.latency import Latency, of_table
+from ..budget.measured import table_of
+from ..budget.precision import int8_damage, mixed, ranges_of, split, with_precision
+from ..budget.resized import of_module
+from ..budget.solve import OutOfReachError, Sum, solve
+from ..budget.table import SegmentTable, levels_of
+from ..budget.timer import Timer, seconds_of, timer
 from ..importance.criteria import Context
 from ..importance.gradients import Gradients
 from ..pruning.groups import BLOCKS, Groups, choose
 from ..pruning.plan import plan_of
-from ..pruning.surgery import apply
+from ..quantization.candidates import validated
+from ..stage import NamedStage, beside
 from ..training.predict import validation_score
 from ..work import Work
 from ..workload import example_batch
 from .profile import how_on
 from .prune import Cutting, find_criterion
 
-Together = Callable[[Mapping[str, Path], Protocol], Mapping[str, Measurement]]
-QUICK = Protocol(events=3, event_s=0.01, block_s=0.001, settle_s=0.001)
 _ROUNDS = 4
 _FULL = 0.95
 """The share of the budget that a network should use; below it another round is tried."""
@@ -59,33 +59,78 @@ _SURE = 0.98
 class Budget(Cutting):
     """Prunes the newest network to a budget; the result is the network "pruned".
 
+    It writes "table", the table of segment times with the damage of each width, for `deadweight advise`.
+
     Attributes:
         latency_s: the median latency that must not be exceeded, in seconds.
         speedup: instead of it, how many times as fast as the newest network.
-        file_bytes: how large the constants of the ONNX file may be besides.
+        memory_bytes: besides, the resident memory that must not be exceeded.
+        file_bytes: besides, how large the constants of the ONNX file may be.
+        choose: what a plan chooses: "widths" of groups, and the "precision" of each layer, FP32 or INT8; the
+            stage "quantize" then leaves in float what the plan does.
         finalists: how many plans of a round are cut and measured.
         networks: how many random networks are measured to fit the prediction.
         events: of each timing of the finalists, see `profile`.
         on: the board on which everything is timed; without one, on this machine.
+        table: a table that was measured before, by `deadweight table` with this workload; relative to the
+            recipe.
+        solver_s: how long the solver may take for one plan.
         criterion ... norms: see `prune.Cutting`; alignment is in the table.
+
+    What is left out of the first four is taken from the recipe's [budgets].
     """
 
     latency_s: Annotated[float, Field(gt=0)] | None = None
     speedup: Annotated[float, Field(gt=1)] | None = None
+    memory_bytes: Annotated[int, Field(gt=0)] | None = None
     file_bytes: Annotated[int, Field(gt=0)] | None = None
+    choose: tuple[Literal["widths", "precision"], ...] = ("widths",)
     finalists: Annotated[int, Field(ge=1)] = 6
     networks: Annotated[int, Field(ge=16)] = 60
     events: Annotated[int, Field(ge=12)] = 24
     on: str = ""
+    table: str = ""
+    solver_s: Annotated[float, Field(gt=0)] = 60.0
 
     def __post_init__(self) -> None:
-        if (self.latency_s is None) == (self.speedup is None):
+        if self.latency_s is not None and self.speedup is not None:
             raise RecipeError(
                 f"The stage budget has latency_s {self.latency_s} and speedup {self.speedup}.",
                 "Give one of them: it is what the network must keep.",
             )
+        if "widths" not in self.choose:
+            raise RecipeError(
+                f"The stage budget chooses {' and '.join(self.choose) or 'nothing'}, without widths.",
+                'Give choose = ["widths"] or ["widths", "precision"]; precision alone is for quantize.',
+            )
+
+    def within(self, budgets: Budgets) -> Budget:
+        """This stage with what the recipe's budgets ask for and its own settings leave out."""
+        own = {
+            name: getattr(budgets, name) for name in ("latency_s", "speedup", "memory_bytes", "file_bytes")
+        }
+        if self.latency_s is not None or self.speedup is not None or own["latency_s"] is not None:
+            own["speedup"] = None
+        if self.speedup is not None:
+            own["latency_s"] = None
+        if (own["speedup"] or 2.0) <= 1.0:  # no slower than before: any network is
+            own["speedup"] = None
+        return replace(self, **{k: value for k, value in own.items() if value and getattr(self, k) is None})
+
+    def reads(self) -> list[Path]:
+        """The table, whose content enters the cache key."""
+        return [Path(self.table)] if self.table else []
+
+    def check(self, earlier: Sequence[NamedStage]) -> None:
+        """There is a time to keep."""
+        if self.latency_s is None and self.speedup is None:
+            raise RecipeError(
+                "The stage budget has no time to keep: neither it nor [budgets] has latency_s or speedup.",
+                "Give latency_s, in seconds, or a speedup above 1, in the stage or in [budgets].",
+            )
 
     def __call__(self, work: Work) -> Work:
+        self.check(())
         model = work.model()
         groups = work.networks.groups(model, work.workload)
         chosen = [one for one in groups if self.heads or one.kind not in BLOCKS]
@@ -93,28 +138,9 @@ class Budget(Cutting):
         context = Context(model, None, work.seed, Gradients(model, groups, work.workload))
         with users_code(f'the criterion "{self.criterion}" was called'):
             scores = {one.name: criterion(one, context) for one in chosen}
-        levels = {one.name: levels_of(one, work.target) for one in chosen}
-        with self._timer(work) as together:
-            return _Search(self, work, model, groups, scores, levels, together).result()
-
-    @contextlib.contextmanager
-    def _timer(self, work: Work) -> Iterator[Together]:
-        """What times files together: the board, or the target's runtime here."""
-        if self.on:
-            how = how_on(work, runtime="", precision="fp16")
-            with connected(self.on) as board:
-                yield (
-                    lambda files, protocol: (
-                        time_on(board, ready_on(board, files, how), protocol=protocol).measurements
-                    )
-                )
-        elif work.target.runtime.builds:
-            raise RecipeError(
-                f"The stage budget times on the {work.target.title}, and this machine is not one.",
-                'Name the board: on = "USER@HOST".',
-            )
-        else:
-            yield lambda files, protocol: time_together(files, protocol=protocol)
+        how = how_on(work, runtime="", precision="fp16")
+        with timer(self.on, how, work.target) as clock:
+            return _Search(self, work, model, groups, scores, clock).result()
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +148,8 @@ class _Finalist:
     """A cut network that was measured.
 
     Attributes:
-        seconds: by the table's clock.
-        predicted, used: of the time budget, as shares; `bound` is what it uses at most, with 99 %.
+        seconds: by the table's clock; `predicted_s` too.
+        used: of the time budget, as a share; `bound` is what it uses at most, with 99 %.
         kept: whether it is proven to keep the budget.
         score: on the validation split, not tuned.
     """
@@ -131,7 +157,7 @@ class _Finalist:
     widths: Mapping[str, int]
     model: nn.Module
     seconds: float
-    predicted: float
+    predicted_s: float
     used: float
     bound: float
     kept: bool
@@ -147,8 +173,13 @@ class _Search:
     model: nn.Module
     groups: Groups
     scores: Mapping[str, Tensor]
-    levels: Mapping[str, tuple[int, ...]]
-    together: Together
+    clock: Timer
+    layers: tuple[str, ...] = ()
+
+    @property
+    def dialect(self) -> str:
+        """Of the Q/DQ pairs, as the target's runtime needs them."""
+        return self.work.target.runtime.dialect
 
     def result(self) -> Work:
         """The work with the network that was found.
@@ -156,16 +187,14 @@ class _Search:
         Raises:
             OutOfReachError: no widths keep the budget; it says what the least possible is.
         """
-        dense = {name: own[-1] for name, own in self.levels.items()}
-        self.work.progress(0, 4, "budget: exports")
-        narrow = {name: own[0] for name, own in self.levels.items()}
-        file_at = resizable(self._exported, dense, narrow, self._drawn(2))
-        table = self._table(file_at)
-        networks = [dense, *self._drawn(self.asked.networks)]
-        seconds = self._network_seconds(file_at, networks)
-        damage = self._damage()
+        table = self._table()
         whole_path = self._file(self.model, "whole")
         whole = self._timed({"whole": whole_path})["whole"]
+        if why := unproven(whole):
+            raise MeasurementError(
+                f"No budget can be proven: {why}.",
+                "Measure on the board itself. The table is kept, for `deadweight advise`.",
+            )
         whole_s = whole.latency_s(50).value
         limit_s = self.asked.latency_s or whole_s / (self.asked.speedup or 1.0)
         if limit_s >= whole_s:
@@ -173,21 +202,21 @@ class _Search:
                 f"The network takes {whole_s * 1e3:.3f} ms, within its budget of {limit_s * 1e3:.3f} ms.",
                 "Ask for less, or leave the stage budget out.",
             )
-        limit, aim = limit_s / whole_s * seconds[0], 0.99
-        latency = fitted(table, networks, seconds)
+        dense_s = table.networks[table.network_key(table.dense)]
+        limit, aim = limit_s / whole_s * dense_s, 0.99
+        limits = self._bytes(table, whole_path, whole.file_bytes)
+        latency = of_table(table)
         tried: list[_Finalist] = []
         kept: list[_Finalist] = []
         for turn in range(_ROUNDS):
-            plans = self._plans(latency, damage, limit * aim, [one.widths for one in tried])
-            found = self._measured(plans, whole_path, turn, latency, limit, seconds[0])
+            plans = self._plans(latency, limit * aim, limits, [one.widths for one in tried])
+            found = self._measured(plans, whole_path, turn, latency, dense_s)
             tried += found
-            networks += [dict(one.widths) for one in found]
-            seconds += [one.seconds for one in found]
-            latency = fitted(table, networks, seconds)
+            latency = of_table(table, {table.network_key(one.widths): one.seconds for one in tried})
             kept = [one for one in tried if one.kept]
             if not found or max((one.used for one in kept), default=0.0) >= _FULL:
                 break
-            aim = 0.995 / float(np.median([one.bound / one.predicted for one in found]))
+            aim = 0.995 / float(np.median([one.bound * limit / one.predicted_s for one in found]))
         if not kept:
             closest = min(tried, key=lambda one: one.bound)
             raise OutOfReachError(
@@ -196,98 +225,155 @@ class _Search:
                 "Allow a little more time, or measure more events on a quieter machine.",
             )
         sign = 1 if self.work.workload.higher_is_better else -1
-        return self._logged(max(kept, key=lambda one: sign * one.score), tried, latency, limit_s)
+        best = max(kept, key=lambda one: sign * one.score)
+        return self._logged(best, tried, latency, whole_s / dense_s, limit_s)
 
-    def _logged(self, best: _Finalist, tried: Sequence[_Finalist], latency: Latency, limit_s: float) -> Work:
-        errors = np.abs(latency.errors)
+    def _logged(
+        self, best: _Finalist, tried: Sequence[_Finalist], latency: Latency, scale: float, limit_s: float
+    ) -> Work:
+        errors, table, damage = np.abs(latency.errors), latency.table, latency.table.damages()
         words = [
             f"predicted to {np.median(errors):.1%} in the median, {np.quantile(errors, 0.9):.1%} in 90 % and "
             f"{errors.max():.1%} at most, over {len(errors)} networks that were left out of the fit in turn",
             f"{len(tried)} plans were cut and timed, {sum(one.kept for one in tried)} keep the budget of "
             f"{limit_s * 1e3:.4g} ms; the best uses {best.used:.1%} of it, at most {best.bound:.1%}",
         ]
-        rows = [
-            {each.name: getattr(one, each.name) for each in fields(_Finalist) if each.name != "model"}
-            for one in tried
-        ]
+        self.work.progress(3, 4, "budget: advice")
+        search = {
+            "limit_s": limit_s,
+            "whole_s": table.networks[table.network_key(table.dense)] * scale,
+            "factor": latency.factor,
+            "front": [(seconds * scale, plan.value) for seconds, plan in front(latency, damage)],
+            "tried": [
+                {
+                    "widths": dict(one.widths),
+                    "seconds": one.used * limit_s,
+                    "high_s": one.bound * limit_s,
+                    "predicted_s": one.predicted_s * scale,
+                    "damage": damage.at(one.widths),
+                    "score": one.score,
+                    "kept": one.kept,
+                    "chosen": one is best,
+                }
+                for one in tried
+            ],
+            "curves": [asdict(one) for one in curves(latency, best.widths)],
+            "said": sentences(latency, best.widths),
+        }
         made = self.work.with_model("pruned", best.model, plan=plan_of(best.model))
-        made = made.with_json(
-            "budget", {"limit_s": limit_s, "errors": latency.errors.tolist(), "tried": rows}
-        )
+        if in_int8 := split(best.widths)[1]:
+            made = made.with_json("precision", {"float": sorted(set(self.layers) - in_int8)})
+            words.append(
+                f"{len(in_int8)} of {len(self.layers)} layers are to be in INT8, by the stage quantize"
+            )
+        elif self.layers:
+            words.append("no layer is to be in INT8: leave the stage quantize out")
+        made = made.with_json("search", search).with_artifact("table", self.work.directory / "table.json")
         return made.logged("budget", self.asked, *words)
 
-    def _table(self, file_at: FileAt) -> SegmentTable:
-        known, kept, progress = self._known("segments"), self._keeper("segments"), self.work.progress
-        return table_of(file_at, self.levels, self._quick, known=known, kept=kept, progress=progress)
-
-    def _drawn(self, count: int) -> list[dict[str, int]]:
-        rng = random.Random(self.work.seed)
-        return [{name: rng.choice(own) for name, own in self.levels.items()} for _ in range(count)]
-
-    def _network_seconds(self, file_at: FileAt, networks: Sequence[Widths]) -> list[float]:
-        keys = ["/".join(map(str, widths.values())) for widths in networks]
-        known, keep = dict(self._known("networks")), self._keeper("networks")
-        missing = {key: widths for key, widths in zip(keys, networks, strict=True) if key not in known}
-        for found in timed_in_chunks(missing, file_at, file_at(networks[0]), self._quick, known):
-            keep(known := known | found)
-            self.work.progress(len(known), len(networks), "budget: whole networks")
-        return [known[key] for key in keys]
-
-    def _damage(self) -> Sum:
+    def _table(self) -> SegmentTable:
+        """The table of the network, with the damage of every width; both are kept on disk."""
+        work, path = self.work, self.work.directory / "table.json"
+        if self.asked.table and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(beside(Path(self.asked.table), work.folder), path)
+        work.progress(0, 4, "budget: exports")
+        chosen = [self.groups[name] for name in self.scores]
+        levels = {one.name: levels_of(one.size, one.kinds, work.target) for one in chosen}
+        network = of_module(self.model, self.groups, levels, example_batch(work.workload), seed=work.seed)
+        if "precision" in self.asked.choose:
+            network, self.layers = with_precision(network, work.workload, self.dialect)
+        table = table_of(
+            network,
+            self.clock.together,
+            path,
+            runtime=work.target.here.name,
+            networks=self.asked.networks,
+            seed=work.seed,
+            begun=lambda plan: work.progress(0, 1, f"budget: {plan}"),
+            progress=work.progress,
+        )
         found = damage_of(
             self.model,
             self.groups,
             self.scores,
-            self.levels,
-            self.work.workload,
+            {name: own for name, own in table.levels.items() if name in self.scores},
+            work.workload,
             norms=self.asked.norms,
             known=self._known("damage"),
             kept=self._keeper("damage"),
-            progress=self.work.progress,
+            progress=work.progress,
         )
-        return Sum("damage", [Term((g,), {(w,): v for w, v in own.items()}) for g, own in found.items()])
+        if self.layers:
+            found |= int8_damage(
+                onnx.load(self._file(self.model, "float")),
+                self.layers,
+                work.workload,
+                self.dialect,
+                known=self._known("int8"),
+                kept=self._keeper("int8"),
+                progress=work.progress,
+            )
+        damage = {name: {str(width): rise for width, rise in own.items()} for name, own in found.items()}
+        table = replace(table, damage=damage)
+        table.save(path)
+        return table
+
+    def _bytes(self, table: SegmentTable, whole: Path, file_bytes: int) -> list[tuple[Sum, float]]:
+        """The limits of bytes: of the file, and of memory, which shrinks at least as the constants do."""
+        most = [float(self.asked.file_bytes)] if self.asked.file_bytes else []
+        if self.asked.memory_bytes is not None:
+            if (memory := self.clock.memory_bytes(whole)) is None:
+                raise RecipeError(
+                    "The memory of engines is not measured, so that no budget of memory can be kept.",
+                    "Give file_bytes instead, and leave memory_bytes out of the stage and of [budgets].",
+                )
+            most.append(float(self.asked.memory_bytes - max(0, memory - file_bytes)))
+        return [(table.file_bytes(), one) for one in most]
 
     def _plans(
-        self, latency: Latency, damage: Sum, limit: float, earlier: Sequence[Widths]
+        self, latency: Latency, limit: float, more: Sequence[tuple[Sum, float]], earlier: Sequence[Widths]
     ) -> list[dict[str, int]]:
         """The plans of least damage that are predicted to take `limit` at most, each unlike the others."""
-        table, found = latency.table, list[dict[str, int]]()
-        seconds = Sum("seconds", latency.terms(), latency.call_s)
-        more = []
-        if self.asked.file_bytes is not None:
-            more.append((Sum("file_bytes", table.byte_terms()), float(self.asked.file_bytes)))
+        table, found, seconds = latency.table, list[dict[str, int]](), latency.sum()
+        damage = table.damages()
         while len(found) < self.asked.finalists:
+            unlike, scale = [*earlier, *found], 1.0
             try:
-                plan = solve(self.levels, damage, [(seconds, limit), *more], unlike=[*earlier, *found])
-                scale = 1.0
-                for _ in range(3):  # the program is linear: the rest of the prediction enters by the limit
+                for _ in range(4):  # the program is linear: the rest of the prediction enters by the limit
+                    limits = [(seconds, limit * scale), *more]
+                    plan = solve(
+                        table.levels, damage, limits, unlike=unlike, time_limit_s=self.asked.solver_s
+                    )
                     ratio = float(latency.predicted([plan.widths])[0]) / limit
                     if 0.98 <= ratio <= 1.0:
                         break
                     scale *= min(0.999 / ratio, 1.1)
-                    limits = [(seconds, limit * scale), *more]
-                    plan = solve(self.levels, damage, limits, unlike=[*earlier, *found])
             except OutOfReachError as error:
-                if found or earlier:
+                if unlike:
                     return found
-                least = solve(self.levels, seconds, more)
-                raise OutOfReachError(
-                    f"The budget cannot be met: {limit / latency.dense_s:.1%} of the network's time is asked "
-                    f"for, and the least is {least.value / latency.dense_s:.1%}, at widths of "
-                    f"{', '.join(f'{name} {width}' for name, width in least.widths.items())}.",
-                    "Allow more time, or let heads and blocks be pruned too (heads = true).",
-                ) from error
+                raise self._out_of_reach(latency, limit, more) from error
             found.append(dict(plan.widths))
         return found
 
+    def _out_of_reach(
+        self, latency: Latency, limit: float, more: Sequence[tuple[Sum, float]]
+    ) -> OutOfReachError:
+        """The error that says what the least possible is, and which segments take the time then."""
+        table, seconds = latency.table, latency.sum()
+        least = solve(table.levels, seconds, more, time_limit_s=self.asked.solver_s)
+        parts = latency.weights * table.parts(least.widths)
+        slow = [table.segments[at].name for at in np.argsort(-parts)[:3].tolist()]
+        return OutOfReachError(
+            f"The budget cannot be met: {limit / latency.dense_s:.1%} of the network's time is asked for, "
+            f"and the least is {least.value / latency.dense_s:.1%}, at widths of "
+            f"{', '.join(f'{name} {width}' for name, width in least.widths.items())}. Most of it are then "
+            f"the call itself ({latency.call_s / least.value:.0%}) and {', '.join(slow)}.",
+            "Allow more time, or let heads and blocks be pruned too (heads = true).",
+        )
+
     def _measured(
-        self,
-        plans: Sequence[Widths],
-        whole: Path,
-        turn: int,
-        latency: Latency,
-        limit: float,
-        dense_s: float,
+        self, plans: Sequence[Widths], whole: Path, turn: int, latency: Latency, dense_s: float
     ) -> list[_Finalist]:
         """Cuts plans, and times them together with the whole network."""
         if not plans:
@@ -295,9 +381,14 @@ class _Search:
         models, files = list[nn.Module](), {"whole": whole}
         for at, widths in enumerate(plans):
             self.work.progress(at, len(plans), f"budget: finalists, round {turn + 1}")
-            plan = choose(self.groups, self.scores, keep=widths)
+            own, in_int8 = split(widths)
+            plan = choose(self.groups, self.scores, keep=own)
             models.append(self.asked.cut(self.model, plan, self.groups, self.work)[0])
             files[str(at)] = self._file(models[-1], f"{turn}-{at}")
+            if in_int8:
+                file = onnx.load(files[str(at)])
+                ranges = ranges_of(file, self.work.workload)
+                save(mixed(file, in_int8, self.layers, ranges, self.dialect), files[str(at)])
         measured = self._timed(files)
         before, found = measured["whole"], []
         for at, (widths, model) in enumerate(zip(plans, models, strict=True)):
@@ -308,24 +399,28 @@ class _Search:
             else:
                 time = one.latency_s(50, confidence=_SURE)
                 used, bound = time.value / self.asked.latency_s, time.high / self.asked.latency_s
-            fits = self.asked.file_bytes is None or one.file_bytes <= self.asked.file_bytes
             found.append(
                 _Finalist(
                     widths,
                     model,
                     seconds_of(one) / seconds_of(before) * dense_s,
-                    float(latency.predicted([widths])[0]) / limit,
+                    float(latency.predicted([widths])[0]),
                     used,
                     bound,
-                    bound <= 1 and fits and not one.void and not unproven(one),
-                    validation_score(self.work.workload, model),
+                    bound <= 1 and not one.void and not unproven(one) and self._fits(one, files[str(at)]),
+                    validated(self.work, files[str(at)])
+                    if split(widths)[1]
+                    else validation_score(self.work.workload, model),
                 )
             )
         return found
 
-    def _exported(self, widths: Widths, form: str = "") -> onnx.ModelProto:
-        plan = choose(self.groups, self.scores, keep=widths)
-        return onnx.load(self._file(apply(self.model, plan, self.groups, form=form), "trial"))
+    def _fits(self, one: Measurement, path: Path) -> bool:
+        """Whether a file is within the budgets of bytes."""
+        asked = self.asked
+        if asked.memory_bytes is not None and (self.clock.memory_bytes(path) or 0) > asked.memory_bytes:
+            return False
+        return asked.file_bytes is None or one.file_bytes <= asked.file_bytes
 
     def _file(self, model: nn.Module, name: str) -> Path:
         path = self.work.directory / "files" / f"{name}.onnx"
@@ -334,11 +429,8 @@ class _Search:
         return path
 
     def _timed(self, files: Mapping[str, Path]) -> Mapping[str, Measurement]:
-        return self.together(files, Protocol(events=self.asked.events, runtime=self.work.target.here.name))
-
-    def _quick(self, files: Mapping[str, Path]) -> Mapping[str, float]:
-        protocol = replace(QUICK, runtime=self.work.target.here.name)
-        return {name: seconds_of(one) for name, one in self.together(files, protocol).items()}
+        protocol = Protocol(events=self.asked.events, runtime=self.work.target.here.name)
+        return self.clock.together(files, protocol)
 
     def _known(self, name: str) -> Mapping[str, float]:
         path = self.work.directory / f"{name}.json"
@@ -346,21 +438,3 @@ class _Search:
 
     def _keeper(self, name: str) -> Callable[[Mapping[str, float]], None]:
         return lambda found: write_json(self.work.directory / f"{name}.json", found)
-
-
-def resizable(
-    exported: Callable[..., onnx.ModelProto], dense: Widths, least: Widths, checks: Sequence[Widths]
-) -> FileAt:
-    """Makes the file of any widths, from a few exports: of the user's class, or else of the graph form.
-
-    Where neither can be resized, each file is an export, which takes longer.
-    """
-    for form in ("", "graph"):
-        with contextlib.suppress(ModelError):
-            return Resizable.learnt(partial(exported, form=form), dense, least=least, checks=checks).at
-    return exported
-
-
-def seconds_of(one: Measurement) -> float:
-    """Seconds of one run by the clock that other processes disturb least: the fastest block of each event."""
-    return float(np.median(one.block_s("wall" if one.cpu_ns is None else "cpu").min(axis=1)))

@@ -9,21 +9,28 @@ be slower stays full, with the reason in the log. The result can be fine-tuned l
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import onnx
 from pydantic import Field
 from torch import nn
 
+from ...export.onnx_graph.graph import load
+from ...export.onnx_graph.segments import segments
 from ...export.to_onnx import to_onnx
 from ...targets.errors import ModelError, RecipeError
 from ...targets.target import Target
-from ...targets.timing.clock import time_together
 from ...targets.timing.judge import Judgement, judge
 from ...targets.timing.measurement import Protocol
+from ..budget.measured import empty_file, seconds_in_chunks
+from ..budget.table import EMPTY
+from ..budget.timer import QUICK, Together, check_clock, timer
 from ..compression.low_rank import Convolution, candidates, factorized, product_of, prove
 from ..compression.rank_selection import (
     COARSE,
@@ -33,7 +40,6 @@ from ..compression.rank_selection import (
     Chosen,
     between,
     last_within,
-    measured,
     way_down,
 )
 from ..pruning.factors import joined, most_ranks
@@ -42,7 +48,10 @@ from ..training.batch_norm import reestimated
 from ..training.predict import validation_score
 from ..work import Work
 from ..workload import example_batch, lost
+from .profile import how_on
 
+_NOISE = 0.02
+"""How much faster a layer must be, as a share; the network itself is judged."""
 Ranks = int | tuple[int, int]
 
 
@@ -56,18 +65,20 @@ class Factorize:
         energy: the share of each weight's square sum that is kept; its relative error is at most the root of
             the rest.
         score_drop: how much worse the validation score may get, before fine-tuning.
-        speedup: the required speed-up of the network, measured on this machine.
+        speedup: the required speed-up of the network, measured.
+        on: the board on which that is timed; without one, the target's runtime on this machine.
         ranks: by layer; a layer that is not named stays full. Tucker needs two: of inputs, of outputs.
         convolution: "spatial" (k x 1, then 1 x k), "channel" (k x k, then 1 x 1) or "tucker" (1 x 1, k x k,
             1 x 1); a 1 x 1 convolution is always split by channel.
         layers: the layers that may be factorized; empty for all.
-        events: of each timing; with fewer than 12, no layer of several can be proven faster.
+        events: of each timing of the network.
         norms: number of training batches for batch-norm re-estimation; 0 for none.
     """
 
     energy: Annotated[float, Field(gt=0, le=1)] | None = None
     score_drop: Annotated[float, Field(ge=0)] | None = None
     speedup: Annotated[float, Field(gt=1)] | None = None
+    on: str = ""
     ranks: dict[str, Ranks] = field(default_factory=dict)
     convolution: Convolution = "spatial"
     layers: tuple[str, ...] = ()
@@ -86,13 +97,9 @@ class Factorize:
             )
 
     def check_target(self, target: Target) -> None:
-        """This machine can measure the speed-up that is asked for."""
-        if self.speedup is not None and target.runtime.builds:
-            raise RecipeError(
-                f"The stage factorize has speedup = {self.speedup}, but this machine is not the "
-                f"{target.title}.",
-                "Choose by energy or by score_drop; the run measures the result on the board.",
-            )
+        """The speed-up that is asked for can be measured."""
+        if self.speedup is not None:
+            check_clock(self.on, target, f"speedup = {self.speedup}")
 
     def __call__(self, work: Work) -> Work:
         model, example = work.model(), example_batch(work.workload)
@@ -186,22 +193,16 @@ class Factorize:
         work: Work,
     ) -> tuple[Chosen, list[str]]:
         assert self.speedup is not None
-        with tempfile.TemporaryDirectory() as place:
+        how = how_on(work, runtime="", precision="fp16")
+        with tempfile.TemporaryDirectory() as place, timer(self.on, how, work.target) as clock:
             folder, example = Path(place), example_batch(work.workload)
 
-            def made(ranks: Mapping[str, tuple[int, ...]]) -> nn.Module:
-                return factorized(model, found, {name: found[name].at(own) for name, own in ranks.items()})
+            def file_of(ranks: Mapping[str, tuple[int, ...]], name: str) -> Path:
+                some = {layer: found[layer].at(own) for layer, own in ranks.items()}
+                to_onnx(factorized(model, found, some) if some else model, example, folder / name)
+                return folder / name
 
-            whole, faster, slow = measured(
-                model,
-                choices,
-                made,
-                example,
-                folder,
-                seed=work.seed,
-                events=self.events,
-                progress=work.progress,
-            )
+            whole, faster, slow = self._layers(choices, file_of, clock.together, work)
             left |= slow
             if len(way := way_down(whole, faster)) == 1:
                 return {}, []
@@ -211,10 +212,9 @@ class Factorize:
                 key = tuple((name, choice.ranks) for name, choice in sorted(chosen.items()))
                 if key not in judged:
                     work.progress(len(judged), 2 * len(way).bit_length(), "factorize: time")
-                    to_onnx(factorized(model, found, chosen), example, folder / "thin.onnx")
-                    pair = {"before": folder / "whole.onnx", "after": folder / "thin.onnx"}
+                    thin = file_of({name: choice.ranks for name, choice in chosen.items()}, "thin.onnx")
                     protocol = Protocol(events=self.events, seed=work.seed, runtime=work.target.here.name)
-                    times = time_together(pair, protocol=protocol)
+                    times = clock.together({"before": folder / "whole.onnx", "after": thin}, protocol)
                     judged[key] = judge(times["before"], times["after"])
                 return judged[key]
 
@@ -233,6 +233,58 @@ class Factorize:
             chosen = fine[first_fast(fine)]
             sentence = f"step {at} of {len(way) - 1} by measured time: {speed(chosen).sentence()}"
         return chosen, [sentence]
+
+    def _layers(
+        self,
+        choices: Mapping[str, Sequence[Choice]],
+        file_of: Callable[[Mapping[str, tuple[int, ...]], str], Path],
+        together: Together,
+        work: Work,
+    ) -> tuple[dict[str, float], dict[str, list[Choice]], dict[str, str]]:
+        """Seconds of the full layers; their faster choices with seconds as cost; why others have none.
+
+        Segments are timed as for the stage budget: those of the full network, then of a network in which
+        every layer has its first choice, and so on.
+        """
+        deepest = max(map(len, choices.values()))
+        levels = [{n: own[at].ranks for n, own in choices.items() if at < len(own)} for at in range(deepest)]
+        keys: dict[tuple[str, int], list[str]] = {}
+        makers: dict[str, Callable[[], onnx.ModelProto]] = {EMPTY: empty_file}
+        dense = load(file_of({}, "whole.onnx")).proto
+        for at, level in enumerate([{}, *levels]):
+            work.progress(at, deepest + 1, "factorize: networks to time")
+            for one in segments(load(file_of(level, "level.onnx"))):
+                own = [n for n in choices if one.name == n or one.name.startswith((f"{n}/", f"{n}."))]
+                if own:
+                    keys.setdefault((max(own, key=len), at), []).append(one.key())
+                    makers.setdefault(one.key(), partial(_itself, one.model))
+        seconds: dict[str, float] = {}
+        quick = replace(QUICK, runtime=work.target.here.name)
+        for found in seconds_in_chunks(makers, dense, together, quick):
+            seconds |= found
+            work.progress(len(seconds), len(makers) + 1, "factorize: layers")
+        cost = {
+            at: sum(max(seconds[key] - seconds[EMPTY], 1e-9) for key in several)
+            for at, several in keys.items()
+        }
+        whole = {name: cost[name, 0] for name in choices if (name, 0) in cost}
+        faster: dict[str, list[Choice]] = {}
+        slow: dict[str, str] = {}
+        for name, full_s in whole.items():
+            times = [(one, cost.get((name, at + 1), math.inf)) for at, one in enumerate(choices[name])]
+            faster[name] = [replace(one, cost=s) for one, s in times if s < full_s * (1 - _NOISE)]
+            listed = ", ".join(f"{joined(one.ranks)}: {full_s / s:.2f}x" for one, s in times)
+            slow[name] = f"its low-rank layers are not measured faster (rank {listed})"
+        slow |= dict.fromkeys(choices.keys() - whole.keys(), "it is no segment of the exported file")
+        return (
+            whole,
+            {n: own for n, own in faster.items() if own},
+            {n: w for n, w in slow.items() if not faster.get(n)},
+        )
+
+
+def _itself(model: onnx.ModelProto) -> onnx.ModelProto:
+    return model
 
 
 def _rank_sentence(model: nn.Module, thin: nn.Module, name: str) -> str:

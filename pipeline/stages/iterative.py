@@ -19,14 +19,15 @@ from ...export.to_onnx import to_onnx
 from ...targets.artifact import read_json, write_json
 from ...targets.errors import ModelError, RecipeError
 from ...targets.target import Target
-from ...targets.timing.clock import time_together
 from ...targets.timing.measurement import Protocol
+from ..budget.timer import check_clock, timer
 from ..importance.allocation import TooFewUnitsError
 from ..pruning.narrow import elements_of
 from ..training.predict import validation_score
 from ..work import Work
 from ..workload import example_batch, lost
 from .finetune import Finetune
+from .profile import how_on
 from .prune import Cutting, Prune, Share
 from .statistics import Statistics
 
@@ -44,8 +45,9 @@ class Iterative(Cutting):
         score_drop: how much worse than the original the validation score may get, in its own unit; the step
             that breaks this is undone and ends the stage. None for no floor.
         score_floor: the same as an absolute score.
-        latency_s: ends the stage as soon as a network takes at most this long (median, batch of one example,
-            ONNX Runtime on this machine, one thread); None does not measure.
+        latency_s: ends the stage as soon as a network takes at most this long (median, batch 1); None does
+            not measure.
+        on: the board on which that is timed; without one, the target's runtime on this machine.
         criterion ... norms: see `prune.Cutting`.
         epochs, learning_rate: of the fine-tuning after each cut, see `training.Schedule`.
     """
@@ -56,6 +58,7 @@ class Iterative(Cutting):
     score_drop: Annotated[float, Field(ge=0)] | None = None
     score_floor: float | None = None
     latency_s: Annotated[float, Field(gt=0)] | None = None
+    on: str = ""
     epochs: Annotated[int, Field(ge=0)] = 2
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     shrinks: ClassVar[bool] = True  # controls repeat the stages that it runs inside, which are in the log
@@ -69,12 +72,9 @@ class Iterative(Cutting):
             )
 
     def check_target(self, target: Target) -> None:
-        """This machine can measure the latency that is asked for."""
-        if self.latency_s is not None and target.runtime.builds:
-            raise RecipeError(
-                f"latency_s = {self.latency_s} is a goal for {target.title}, not for this machine.",
-                "Leave latency_s out, or choose the target that is this machine.",
-            )
+        """The latency that is asked for can be measured."""
+        if self.latency_s is not None:
+            check_clock(self.on, target, f"latency_s = {self.latency_s}")
 
     def __call__(self, work: Work) -> Work:
         whole = validation_score(work.workload, work.model())
@@ -100,7 +100,7 @@ class Iterative(Cutting):
                 break
             last = tried
             if self.latency_s is not None:
-                latency_s = _latency_s(tried)
+                latency_s = self._latency_s(tried)
                 sentence += f", {latency_s * 1e6:.1f} µs"
                 if latency_s <= self.latency_s:
                     words.append(f"{sentence}: fast enough")
@@ -136,6 +136,14 @@ class Iterative(Cutting):
         write_json(place / "done.json", result.record(place))
         return result
 
+    def _latency_s(self, work: Work) -> float:
+        how = how_on(work, runtime="", precision="fp16")
+        with tempfile.TemporaryDirectory() as folder, timer(self.on, how, work.target) as clock:
+            path = Path(folder) / "model.onnx"
+            to_onnx(work.model(), example_batch(work.workload), path)
+            protocol = Protocol(events=6, runtime=work.target.here.name)
+            return clock.together({"tried": path}, protocol)["tried"].latency_s(50).value
+
 
 def shares(goal: float, steps: int, schedule: Shape) -> list[float]:
     """The share of the parameters that is removed after each step.
@@ -149,12 +157,3 @@ def shares(goal: float, steps: int, schedule: Shape) -> list[float]:
     if schedule == "geometric":
         return [1 - (1 - goal) ** part for part in done]
     return [goal * (1 - (1 - part) ** 3) for part in done]
-
-
-def _latency_s(work: Work) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        to_onnx(work.model(), example_batch(work.workload), path)
-        protocol = Protocol(events=6, event_s=0.05, threads=1, runtime=work.target.here.name)
-        measured = time_together({"tried": path}, protocol=protocol)
-    return measured["tried"].latency_s(50).value

@@ -19,7 +19,7 @@ from rich.text import Text
 from support.onnx_files import save_mlp
 
 import deadweight
-from deadweight.api import files, latency, recipes, results
+from deadweight.api import advising, files, latency, recipes, results
 from deadweight.targets.errors import RecipeError
 from deadweight.terminal.show import lines
 
@@ -71,7 +71,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("module", [files, recipes, latency], ids=["files", "recipes", "latency"])
+@pytest.mark.parametrize(
+    "module", [files, recipes, latency, advising], ids=["files", "recipes", "latency", "advising"]
+)
 def test_every_example_in_a_docstring_does_what_it_says(
     folder: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
 ) -> None:

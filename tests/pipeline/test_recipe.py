@@ -225,12 +225,12 @@ def refusal(values: dict[str, Any]) -> str:
         (
             [TRAIN, {"stage": "iterative", "parameters": 0.5, "latency_s": 0.1}],
             {"target": "orin-nano-8gb"},
-            "latency_s = 0.1 is a goal for",
+            "latency_s = 0.1 is asked for on the",
         ),
         (
             [TRAIN, {"stage": "factorize", "speedup": 1.5}],
             {"target": "orin-nano-8gb"},
-            "has speedup = 1.5, but this machine is not",
+            "speedup = 1.5 is asked for on the",
         ),
     ],
 )

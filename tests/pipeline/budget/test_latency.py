@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from deadweight.pipeline.budget.latency import fitted
-from deadweight.pipeline.budget.table import SegmentTable
+from deadweight.pipeline.budget.table import SegmentTable, TimedSegment, key_of
+from deadweight.pipeline.budget.timer import Conditions
 
 LEVELS = {name: tuple(range(8, 65, 8)) for name in ("a", "b", "c")}
+CONDITIONS = Conditions("onnxruntime", "1", "", 1, "a CPU", "", (), "measured")
 PAIRS = (("a",), ("a", "b"), ("b", "c"), ("c",))
 
 
@@ -20,13 +22,16 @@ def stepped(widths: tuple[int, ...], step: int) -> float:
 
 def table(step: int) -> SegmentTable:
     """Layers timed alone: each with a call of 2 us, and the later the layer, the slower it is alone."""
-    keys, seconds = [], {"empty": 2e-6}
+    laid, seconds = [], {"empty": 2e-6}
     for place, own in enumerate(PAIRS):
-        at = {widths: f"{place}/{widths}" for widths in itertools.product(*(LEVELS[name] for name in own))}
-        seconds |= {key: 2e-6 + (1 + place) * 1e-6 * stepped(widths, step) for widths, key in at.items()}
-        keys.append(at)
-    names = tuple("/".join(own) for own in PAIRS)
-    return SegmentTable(LEVELS, names, PAIRS, tuple(keys), seconds, dict.fromkeys(seconds, 0))
+        grid = tuple(LEVELS[name] for name in own)
+        keys = {key_of(widths): f"{place}/{widths}" for widths in itertools.product(*grid)}
+        times = {f"{place}/{widths}": stepped(widths, step) for widths in itertools.product(*grid)}
+        seconds |= {key: 2e-6 + (1 + place) * 1e-6 * time for key, time in times.items()}
+        laid.append(TimedSegment("/".join(own), own, grid, keys))
+    dense = {name: own[-1] for name, own in LEVELS.items()}
+    choices, weights = tuple(LEVELS.items()), dict.fromkeys(seconds, 0)
+    return SegmentTable("", CONDITIONS, {}, choices, dense, tuple(laid), weights, seconds)
 
 
 def true_seconds(widths: dict[str, int], step: int) -> float:
@@ -46,6 +51,7 @@ def test_a_planted_clock_is_predicted_though_the_table_alone_is_far_off(step: in
     assert np.median(errors) < 0.02
     assert errors.max() < 0.1
     assert np.mean(np.abs(np.log(predicted / true[60:])) <= np.log(found.factor)) >= 0.9
-    alone = np.array([table(step).parts(one).sum() for one in networks[60:]])
+    one_table = table(step)
+    alone = np.array([one_table.parts(one).sum() for one in networks[60:]])
     assert np.median(np.abs(alone / true[60:] - 1)) > 0.5
     assert np.median(np.abs(found.errors)) < 0.03

@@ -3,8 +3,6 @@ from __future__ import annotations
 import itertools
 import math
 
-import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,11 +13,9 @@ from deadweight.pipeline.compression.rank_selection import (
     Choice,
     between,
     last_within,
-    together,
     way_down,
 )
 from deadweight.targets.target import load_target
-from deadweight.targets.timing.layers import Layer
 
 TARGET = load_target("x86-cpu")
 
@@ -134,17 +130,3 @@ def test_halving_finds_the_last_place_within_a_goal(count: int, last: int) -> No
 
     assert last_within(count, within) == min(last, count - 1)
     assert len(asked) <= count.bit_length()
-
-
-def test_the_times_of_thin_layers_are_taken_together() -> None:
-    def layer(name: str, time_s: float) -> Layer:
-        return Layer(name, "Conv", np.full((2, 3), time_s), weight=(4, 4))
-
-    layers = {name: layer(name, s) for name, s in (("a.reduce", 1.0), ("a.expand/Conv", 2.0), ("ab", 4.0))}
-    found = together(layers, "a")
-    assert found is not None
-    assert found.median_s == pytest.approx(3.0)
-    assert together(layers, "b") is None
-    alone = together(layers, "ab")
-    assert alone is not None
-    assert alone.median_s == 4.0

@@ -2,19 +2,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+from pathlib import Path
 
 import pytest
 from support.digits import Digits
+from support.runs import recipe
 from support.workloads import trained
 from torch import nn
 
+from deadweight.pipeline.budget.table import load_table
 from deadweight.pipeline.pruning.narrow import elements_of
+from deadweight.pipeline.recipe import parse_recipe
 from deadweight.pipeline.stage import make_stage
 from deadweight.pipeline.stages.budget import Budget
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Work
 from deadweight.targets.errors import DeadweightError, RecipeError
 from deadweight.targets.target import load_target
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 class Wide(Digits):
@@ -41,17 +51,20 @@ def test_a_network_is_found_that_is_measured_within_its_budget_and_a_second_call
     work: Work,
 ) -> None:
     done = QUICK(dataclasses.replace(work, directory=work.directory / "speedup"))
-    facts = json.loads(done.artifacts["budget"].checked().read_text())
-    kept = [one for one in facts["tried"] if one["kept"]]
+    found = json.loads(done.artifacts["search"].checked().read_text())
+    kept = [one for one in found["tried"] if one["kept"]]
     assert kept
-    assert all(one["bound"] <= 1 for one in kept)
+    assert all(one["high_s"] <= found["limit_s"] for one in kept)
+    assert [one["kept"] for one in found["tried"] if one["chosen"]] == [True]
+    assert found["front"][0][0] < found["front"][-1][0]
+    assert load_table(done.artifacts["table"].checked()).damages()
     assert elements_of(done.model()) < elements_of(work.model())
     assert "keep the budget" in done.log[-1].words[1]
-    before = {path: path.stat().st_mtime_ns for path in (work.directory / "speedup").glob("*.json")}
+    path = work.directory / "speedup" / "damage.json"
+    damage, table = path.stat().st_mtime_ns, load_table(path.with_name("table.json"))
     QUICK(dataclasses.replace(work, directory=work.directory / "speedup"))
-    for name in ("segments", "networks", "damage"):
-        path = work.directory / "speedup" / f"{name}.json"
-        assert path.stat().st_mtime_ns == before[path]
+    assert path.stat().st_mtime_ns == damage
+    assert load_table(path.with_name("table.json")).seconds == table.seconds
 
 
 @pytest.mark.slow
@@ -64,8 +77,31 @@ def test_a_budget_out_of_reach_says_what_the_least_possible_is(work: Work) -> No
 def test_two_budgets_of_time_at_once_and_none_are_refused() -> None:
     with pytest.raises(DeadweightError, match=r"latency_s 0\.1 and speedup 2\.0"):
         make_stage("budget", {"latency_s": 0.1, "speedup": 2.0}, "stages[1]")
-    with pytest.raises(DeadweightError, match="latency_s None and speedup None"):
-        make_stage("budget", {}, "stages[1]")
+    with pytest.raises(DeadweightError, match="without widths"):
+        make_stage("budget", {"latency_s": 0.1, "choose": ["precision"]}, "stages[1]")
+    with pytest.raises(RecipeError, match="no time to keep") as caught:
+        Budget().check(())
+    assert "[budgets]" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "budgets", "kept"),
+    [
+        ({}, {"latency_s": 0.1, "speedup": 1.5}, (0.1, None)),
+        ({}, {"speedup": 1.5, "file_bytes": 9}, (None, 1.5)),
+        ({"speedup": 2.0}, {"latency_s": 0.1}, (None, 2.0)),
+        ({}, {"speedup": 1.0}, (None, None)),
+    ],
+)
+def test_what_the_stage_leaves_out_the_budgets_of_the_recipe_give(
+    given: dict[str, float], budgets: dict[str, float], kept: tuple[float | None, float | None]
+) -> None:
+    head = "[budgets]\n" + "".join(f"{name} = {value}\n" for name, value in budgets.items())
+    read = parse_recipe(tomllib.loads(recipe("train", ("budget", given), head=head)), Path("recipe.toml"))
+    stage = read.stages[1].stage
+    assert isinstance(stage, Budget)
+    assert (stage.latency_s, stage.speedup) == kept
+    assert stage.file_bytes == budgets.get("file_bytes")
 
 
 def test_without_a_board_a_target_that_is_one_is_refused(work: Work) -> None:

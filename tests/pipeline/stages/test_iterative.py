@@ -83,7 +83,7 @@ def test_steps_end_as_soon_as_the_network_is_fast_enough(trained: Work, tmp_path
 
 
 def test_a_latency_on_a_board_that_is_not_here_is_refused() -> None:
-    with pytest.raises(RecipeError, match="not for this machine"):
+    with pytest.raises(RecipeError, match="this machine is not one"):
         Iterative(parameters=0.5, latency_s=1.0).check_target(load_target("orin-nano-8gb"))
 
 
