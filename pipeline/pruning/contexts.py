@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import _vmap_decrement_nesting, get_interpreter_stack
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
@@ -181,12 +182,12 @@ def own_backward() -> Iterator[set[str]]:
 @contextlib.contextmanager
 def outside_vmap() -> Iterator[None]:
     """Leaves every `vmap` that a graph has entered if the graph fails inside."""
-    before = len(torch._C._functorch.get_interpreter_stack() or ())
+    before = len(get_interpreter_stack() or ())
     try:
         yield
     except BaseException:
-        while len(torch._C._functorch.get_interpreter_stack() or ()) > before:
-            torch._C._functorch._vmap_decrement_nesting()
+        while len(get_interpreter_stack() or ()) > before:
+            _vmap_decrement_nesting()
         raise
 
 

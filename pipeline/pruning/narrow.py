@@ -269,6 +269,30 @@ def config_widths(model: nn.Module, small: nn.Module) -> dict[str, int] | None:
     return None
 
 
+def read_attributes(model: nn.Module, attributes: Attributes) -> dict[str, dict[str, Any]]:
+    """Those that a method of their module reads, and literals."""
+    return {
+        path: {
+            name: value
+            for name, value in some.items()
+            if is_literal(name) or reads(model.get_submodule(path), name.rpartition(".")[2])
+        }
+        for path, some in attributes.items()
+    }
+
+
+def reads(module: nn.Module, name: str) -> bool:
+    """Whether a method of a module's class, but for its constructor, has this name in its code."""
+    methods = [each for kind in type(module).__mro__ for each in vars(kind).items()]
+    codes = [getattr(method, "__code__", None) for key, method in methods if key != "__init__"]
+    return any(name in code.co_names for code in codes if code is not None)
+
+
+def limits(attributes: Attributes) -> set[int]:
+    """The sizes just above these values: an attribute may be a length's limit that had a width's value."""
+    return {value + 1 for some in attributes.values() for value in some.values() if type(value) is int}
+
+
 class _Named(int):
     """A number of a configuration, with its name."""
 

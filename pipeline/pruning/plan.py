@@ -27,11 +27,6 @@ def both(one: Attributes, other: Attributes) -> dict[str, dict[str, Any]]:
     return {path: {**one.get(path, {}), **other.get(path, {})} for path in {*one, *other}}
 
 
-def limits(attributes: Attributes) -> set[int]:
-    """The sizes just above these values: an attribute may be a length's limit that had a width's value."""
-    return {value + 1 for some in attributes.values() for value in some.values() if type(value) is int}
-
-
 @dataclass(frozen=True)
 class Width:
     """The number of units of a group, before and after."""

@@ -40,7 +40,7 @@ from .follow import following
 from .groups import Groups, Tracing
 from .identities import Cause, Identities
 from .inputs import Example, inputs_of, with_tensors
-from .narrow import named_tensors
+from .narrow import named_tensors, reads
 from .plan import fingerprint, owner_of
 from .rules import RULES, pointwise
 
@@ -124,7 +124,9 @@ def tracing_of(model: nn.Module, captured: GraphModule, learner: GraphModule | N
     ]
     read = {canonical.get(str(node.target)) for node in attributes if node.users}
     for name, one in model.named_parameters():
-        if name in read or not one.dim() or not _named(model, name):
+        above, _, own = name.rpartition(".")
+        # What no method names no forward uses: it stays.
+        if name in read or not one.dim() or not reads(model.get_submodule(above), own):
             continue
         for vector in _beside(tracing, name):
             slots.pop((name, one.dim() - 1), None)
@@ -159,14 +161,6 @@ def _beside(tracing: Tracing, name: str) -> list[Tensor]:
     first = next(iter(passed), None)
     alike = first is not None and all(one is not None and torch.equal(of[one], of[first]) for one in passed)
     return passed[:1] if alike else []
-
-
-def _named(model: nn.Module, name: str) -> bool:
-    """Whether a method of a parameter's module has its name: else no forward uses it, and it stays."""
-    above, _, own = name.rpartition(".")
-    methods = [each for kind in type(model.get_submodule(above)).__mro__ for each in vars(kind).items()]
-    codes = [getattr(method, "__code__", None) for key, method in methods if key != "__init__"]
-    return any(own in code.co_names for code in codes if code is not None)
 
 
 def _shared_names(named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, tuple[str, ...]]]:

@@ -28,14 +28,16 @@ from .narrow import (
     cut_tensors,
     guessed_attributes,
     holding,
+    limits,
     masks,
     named_tensors,
     narrowed,
+    read_attributes,
     set_attributes,
     unread_widths,
     without_each,
 )
-from .plan import Attributes, Plan, both, limits, record, together
+from .plan import Attributes, Plan, both, record, together
 from .resize import Change, resized
 from .survivors import MismatchError, Recorder, Survivors, mismatch, renormalised_by
 
@@ -164,7 +166,8 @@ class Trial:
         inputs, graph = inputs_of(self.model, self.groups.example), self.groups
         axes = axes_of(tensors_of(inputs))
         axes = {name: places for name, places in axes.items() if images or not is_image(name)}
-        if not attributes or {*axes} <= {BATCH}:
+        attributes = read_attributes(self.model, attributes)
+        if not any(attributes.values()) or {*axes} <= {BATCH}:
             return ""
         exact = not renormalised_by(graph, self.alive)
         values = masks(self.model, self.plan.cut) if exact else {}

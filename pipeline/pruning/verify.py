@@ -42,8 +42,8 @@ from .contexts import Undropped, first_line, in_mode, seeded, uncollected
 from .graphnet import GraphNet
 from .groups import Groups, Tracing
 from .inputs import BATCH, UNKNOWN, Example, Inputs, axes_of, inputs_of, tried, with_tensors
-from .narrow import holding, masks, named_tensors, without
-from .plan import Plan, fingerprint, limits, plan_of
+from .narrow import holding, limits, masks, named_tensors, read_attributes, without
+from .plan import Plan, fingerprint, plan_of
 from .resize import resized
 from .saved import reloaded, repickled
 from .surgery import apply
@@ -329,7 +329,7 @@ class Proof:
             lambda others: self._at(at(others)),
             one_sample=batch is None,
             several=self.several,
-            beyond=limits(self.plan.attributes),
+            beyond=limits(read_attributes(self.original, self.plan.attributes)),
         )
         size = {name: tensors[places[0][0]].shape[places[0][1]] for name, places in axes.items()}
         by = {said: [name for name in outcomes if outcomes[name] == said] for said in outcomes.values()}

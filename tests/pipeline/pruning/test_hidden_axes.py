@@ -10,6 +10,7 @@ import torch
 from support import nets
 from support.halving import done, halved
 from torch import Tensor, nn
+from torch._C._functorch import get_interpreter_stack
 
 from deadweight.pipeline.pruning.compare import run_graph
 from deadweight.pipeline.pruning.graphnet import GraphNet
@@ -51,7 +52,7 @@ def test_a_graph_that_fails_inside_vmap_leaves_it() -> None:
     narrow = Recorder(groups.tracing.graph, groups.tracing.graph.graph, tensors)
     with pytest.raises(RuntimeError, match="shape"):
         run_graph(narrow, (nets.image(4, 6),))
-    assert not torch._C._functorch.get_interpreter_stack()
+    assert not get_interpreter_stack()
 
 
 class Branching(nn.Module):
