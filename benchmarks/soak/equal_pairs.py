@@ -60,7 +60,7 @@ def short(original: Path) -> None:
 
 def long(original: Path, pruned: Path) -> None:
     """Two networks alternating, alone and beside a neighbour that copies memory."""
-    result = deadweight.soak(original, pruned, minutes=10, beside="memory", beside_rate_hz=20)
+    result = deadweight.soak(original, pruned, minutes=10, beside="memory")
     deadweight.show(result)
     (PLACE / "long.json").write_text(json.dumps(result.to_json()))
     from deadweight.pipeline.report.soak_page import write_soak

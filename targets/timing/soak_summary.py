@@ -124,6 +124,8 @@ def summarized(soak: Soak) -> Summary:
     periods, rows = soak.periods, []
     judgements: Dict[str, Judgement] = {}
     costs: Dict[Tuple[str, str, str], Judgement] = {}
+    inputs = {name: list(ran[0].inputs) for one in periods for name, ran in one.ran.items()}
+    facts = {**{key: soak.conditions[key] for key in ("machine", "software") if periods}, "inputs": inputs}
     for mode in dict.fromkeys(one.mode for one in periods):
         own = [one for one in periods if one.mode == mode]
         measured: Dict[Tuple[str, str], Measurement] = {}
@@ -131,7 +133,7 @@ def summarized(soak: Soak) -> Summary:
             for name in kind:
                 beside = "".join(other for other in kind if other != name)
                 timed = [one for one in own if one.models == kind]
-                measured[name, beside] = one = _measured(soak, timed, name)
+                measured[name, beside] = one = _measured(soak, facts, timed, name)
                 idle = [one for one in own if not one.models]
                 rows.append(_row(soak, mode, timed, idle, name, beside, one))
         if ("baseline", "") in measured and ("candidate", "") in measured:
@@ -156,12 +158,12 @@ def summarized(soak: Soak) -> Summary:
     )
 
 
-def _measured(soak: Soak, timed: Sequence[Period], name: str) -> Measurement:
+def _measured(soak: Soak, facts: Mapping[str, Any], timed: Sequence[Period], name: str) -> Measurement:
     """A period is an event of one round; periods have as many samples as the shortest, evenly chosen."""
     samples = [np.concatenate([ran.wall_ns for ran in one.ran[name]]) for one in timed]
     count = min(map(len, samples))
     chosen = [each[np.linspace(0, len(each) - 1, count).astype(int)] for each in samples]
-    load, ran = soak.plan.loads[name], timed[0].ran[name][0]
+    load = soak.plan.loads[name]
     cpu_s = np.array([[np.mean([each.cpu_s for each in one.ran[name]])] for one in timed])
     cpu_ns = np.array(1e9 * count * cpu_s, np.int64)
     return Measurement(
@@ -173,13 +175,9 @@ def _measured(soak: Soak, timed: Sequence[Period], name: str) -> Measurement:
         cpu_ns=cpu_ns if cpu_ns.all() else None,
         runs=1,
         protocol=Protocol(events=len(timed), threads=load.threads, batch=load.batch, runtime=load.runtime),
-        conditions={**_facts(soak.conditions), "inputs": {name: list(ran.inputs)}},
-        evidence=ran.evidence,
+        conditions=facts,
+        evidence=timed[0].ran[name][0].evidence,
     )
-
-
-def _facts(conditions: Mapping[str, Any]) -> Dict[str, Any]:
-    return {key: conditions[key] for key in ("machine", "software")}
 
 
 def _row(

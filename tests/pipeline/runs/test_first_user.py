@@ -107,7 +107,7 @@ def test_a_run_stops_where_a_budget_is_out_of_reach_and_goes_on_if_asked(
 
 
 def test_a_plan_shows_the_widths_of_every_cut() -> None:
-    net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2)).eval()
+    net: nn.Module = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2)).eval()
     for _ in range(2):
         groups = deadweight.trace(net, (torch.ones(2, 4),))
         scores = deadweight.criteria.weight_l2(net, groups)
@@ -135,7 +135,12 @@ def test_a_log_has_a_line_from_time_to_time(
 ) -> None:
     lines, ended, said = Lines(), threading.Event(), threading.Event()
     monkeypatch.setattr(Lines, "EVERY_S", 0.0)
-    monkeypatch.setattr("deadweight.terminal.tables.err.say", lambda *parts: (said.set(), print(*parts)))
+
+    def say(*parts: object) -> None:
+        print(*parts)
+        said.set()
+
+    monkeypatch.setattr("deadweight.terminal.tables.err.say", say)
     lines(3, 10, "train")
     teller = threading.Thread(target=lines.tell, args=(ended,))
     teller.start()
