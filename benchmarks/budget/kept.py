@@ -37,6 +37,7 @@ from benchmarks.common.record import Row, recorded
 from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.budget.solve import OutOfReachError
 from deadweight.pipeline.stages.budget import Budget
+from deadweight.pipeline.work import Work
 from deadweight.targets.artifact import read_json
 from deadweight.targets.timing.clock import time_together
 from deadweight.targets.timing.judge import judge
@@ -53,6 +54,14 @@ NETWORKS = {
 SHARES = (0.8, 0.6, 0.4, 0.25)
 """Budgets, as shares of the original's time."""
 FULL = 0.95
+STAGE = Budget(speedup=2.0, criterion="weight_l2", norms=16)
+"""Its speed-up is replaced."""
+
+
+def work_of(network: str, seed: int) -> Work:
+    """The trained original in a folder where the stage keeps what all its budgets share: table and damage."""
+    place = Path("runs") / "budget" / f"{network}-{seed}"
+    return dataclasses.replace(original(network, seed), directory=place)
 
 
 def cells(seeds: Sequence[int]) -> list[Cell]:
@@ -67,11 +76,9 @@ def cells(seeds: Sequence[int]) -> list[Cell]:
 
 def measure(cell: Cell) -> Row:
     """One run of the stage, and the network that it found timed again."""
-    # The budgets of one network and seed share its table and its damage, which the stage keeps in its folder.
-    place = Path("runs") / "budget_kept" / f"{cell['network']}-{cell['seed']}"
-    work = dataclasses.replace(original(cell["network"], cell["seed"]), directory=place)
+    work = work_of(cell["network"], cell["seed"])
     try:
-        made = Budget(speedup=1 / cell["share"], criterion="weight_l2", norms=16)(work)
+        made = dataclasses.replace(STAGE, speedup=1 / cell["share"])(work)
     except OutOfReachError as error:
         return {"refused": error.what}
     tried = read_json(made.artifacts["search"].checked())["tried"]

@@ -48,6 +48,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from benchmarks.budget.kept import STAGE, work_of
 from benchmarks.common.grid import (
     EPOCHS,
     TUNING,
@@ -63,7 +64,7 @@ from benchmarks.common.grid import (
 from benchmarks.common.record import Row, recorded
 from deadweight.export.onnx_graph.graph import save
 from deadweight.pipeline.budget.latency import Latency, of_table
-from deadweight.pipeline.budget.measured import FileAt, seconds_in_chunks
+from deadweight.pipeline.budget.measured import Network, seconds_in_chunks
 from deadweight.pipeline.budget.resized import of_module
 from deadweight.pipeline.budget.solve import OutOfReachError, Sum, Term, solve
 from deadweight.pipeline.budget.table import EMPTY, SegmentTable, load_table
@@ -74,7 +75,6 @@ from deadweight.pipeline.importance.gradients import Gradients
 from deadweight.pipeline.pruning.groups import Groups, choose
 from deadweight.pipeline.pruning.plan import plan_of
 from deadweight.pipeline.runs.seeds import paired
-from deadweight.pipeline.stages.budget import Budget
 from deadweight.pipeline.stages.controls import Controls
 from deadweight.pipeline.stages.finetune import Finetune
 from deadweight.pipeline.stages.prune import alignment
@@ -91,8 +91,6 @@ SEEDS = (0, 1, 2, 3, 4)
 EQUAL = 0.02
 """How far a rival's measured time may be from the budget's."""
 OURS = "budget"
-STAGE = Budget(speedup=2.0, criterion="weight_l2", norms=16)
-"""Its cut is everybody's; the speed-up is replaced."""
 
 Widths = Mapping[str, int]
 Knob = Callable[[float], Widths]
@@ -106,17 +104,10 @@ class Start:
     work: Work
     groups: Groups
     scores: Mapping[str, Tensor]
-    levels: Mapping[str, tuple[int, ...]]
-    file_at: FileAt
+    network: Network
     latency: Latency
-    damage: Sum
     importance: Sum
     lamp: Mapping[str, Tensor]
-
-    @property
-    def dense(self) -> dict[str, int]:
-        """The widths of the whole network."""
-        return {name: own[-1] for name, own in self.levels.items()}
 
 
 def started(work: Work) -> Start:
@@ -126,43 +117,30 @@ def started(work: Work) -> Start:
     context = criteria.Context(model, None, work.seed, Gradients(model, groups, work.workload))
     by_norm = {group.name: criteria.weight_l2(group, context) for group in groups}
     table = load_table(work.directory / "table.json")
-    levels = table.levels
-    network = of_module(model, groups, levels, work.workload.example_inputs(), seed=work.seed)
-    gone = {}
+    gone = []
     for group in groups:  # the importance of the units that go, in the order in which they go
         lost = criteria.taylor(group, context)[by_norm[group.name].argsort()].cumsum(0).tolist()
-        gone[group.name] = {width: [0.0, *lost][group.size - width] for width in levels[group.name]}
+        values: dict[tuple[int, ...], float] = {
+            (width,): [0.0, *lost][group.size - width] for width in table.levels[group.name]
+        }
+        gone.append(Term((group.name,), values))
     return Start(
         work,
         groups,
         by_norm,
-        levels,
-        network.file_at,
+        of_module(model, groups, table.levels, work.workload.example_inputs(), seed=work.seed),
         of_table(table),
-        table.damages(),
-        _sum("importance", gone),
+        Sum("importance", gone),
         {group.name: criteria.lamp(group, context) for group in groups},
     )
 
 
-def _sum(name: str, values: Mapping[str, Mapping[int, float]]) -> Sum:
-    return Sum(name, [Term((g,), {(w,): v for w, v in own.items()}) for g, own in values.items()])
-
-
-def _together(files: Mapping[str, Path], protocol: Protocol) -> Mapping[str, Measurement]:
-    return time_together(files, protocol=protocol)
-
-
 def rivals(start: Start) -> dict[str, Knob]:
     """Every rival by name."""
-    groups, by_norm, levels = start.groups, start.scores, start.levels
-    sizes = start.dense
+    groups, by_norm, levels, sizes = start.groups, start.scores, start.network.levels, start.network.dense
     aligned = alignment(start.work.target)
     drawn = {name: random.Random(f"{start.work.seed}/{name}").uniform(0.1, 1.0) for name in sizes}
-    whole = start.latency.dense_s
-    calibrated = start.latency.sum()
-    raw = _raw(start.latency.table)
-    raw_whole = raw.at(sizes)
+    calibrated, raw, damage = start.latency.sum(), _raw(start.latency.table), start.latency.table.damages()
 
     def uniform(knob: float) -> Widths:
         return {name: max(1, round(knob * size)) for name, size in sizes.items()}
@@ -179,18 +157,18 @@ def rivals(start: Start) -> dict[str, Knob]:
         order = ranking(values, scope="global", normalise=normalise, most=STAGE.most)
         return lambda knob: kept(groups, values, order, round((1 - knob) * len(order)))
 
-    def solved(objective: Sum, seconds: Sum, dense_s: float) -> Knob:
-        return lambda knob: solve(levels, objective, [(seconds, knob * dense_s)]).widths
+    def solved(objective: Sum, seconds: Sum) -> Knob:
+        return lambda knob: solve(levels, objective, [(seconds, knob * seconds.at(sizes))]).widths
 
     made: dict[str, Knob] = {
         "uniform": uniform,
         "uniform, aligned": on_steps,
         "global L2": global_order(by_norm, "mean"),
         "LAMP": global_order(start.lamp, "none"),
-        "HALP, raw table": solved(start.importance, raw, raw_whole),
-        "HALP, calibrated": solved(start.importance, calibrated, whole),
-        "raw table": solved(start.damage, raw, raw_whole),
-        "one plan": solved(start.damage, calibrated, whole),
+        "HALP, raw table": solved(start.importance, raw),
+        "HALP, calibrated": solved(start.importance, calibrated),
+        "raw table": solved(damage, raw),
+        "one plan": solved(damage, calibrated),
         "random widths": grown,
     }
     if importlib.util.find_spec("torch_pruning"):
@@ -203,8 +181,9 @@ BELIEVED = ("HALP, raw table", "HALP, calibrated", "raw table", "one plan")
 
 def _raw(table: SegmentTable) -> Sum:
     """The sum of segments timed alone, as the literature sums them."""
+    call_s = table.seconds[EMPTY]
     terms = [
-        Term(one.groups, {w: table.part(at, w) + table.seconds[EMPTY] for w in table.combinations(at)})
+        Term(one.groups, {widths: table.part(at, widths) + call_s for widths in table.combinations(at)})
         for at, one in enumerate(table.segments)
     ]
     return Sum("seconds", terms)
@@ -233,8 +212,7 @@ def _torch_pruning(start: Start, ratio: float) -> Widths:
 
 def find_widths(cell: Cell) -> Row:
     """The budget's network, and every rival's that takes the same measured time."""
-    place = Path("runs") / "budget_rivals" / f"{cell['network']}-{cell['seed']}"
-    work = replace(original(cell["network"], cell["seed"]), directory=place)
+    work = work_of(cell["network"], cell["seed"])
     made = replace(STAGE, speedup=1 / cell["share"])(work)
     plan = made.plan(made.latest())
     assert plan is not None
@@ -243,7 +221,7 @@ def find_widths(cell: Cell) -> Row:
     knobs = rivals(start)
     believed = {name: widths for name in BELIEVED if (widths := _at(knobs[name], cell["share"]))}
     candidates = _near(start, ours, knobs)
-    files: dict[str, Widths] = {"dense": start.dense, OURS: ours}
+    files: dict[str, Widths] = {"dense": start.network.dense, OURS: ours}
     files |= {f"{name}/{at}": one for name, own in candidates.items() for at, one in enumerate(own)}
     files |= {f"believed/{name}": widths for name, widths in believed.items()}
     ratios = _timed(start, files)
@@ -265,31 +243,28 @@ def _at(knob: Knob, value: float) -> Widths | None:
     return None
 
 
-def _near(start: Start, ours: Widths, knobs: Mapping[str, Knob], *, most: int = 3) -> dict[str, list[Widths]]:
-    """Of each rival the widths that take about as long as ours, found on a grid that is made finer twice."""
+def _near(start: Start, ours: Widths, knobs: Mapping[str, Knob]) -> dict[str, list[Widths]]:
+    """Of each rival, widths that take 0.92 to 1.08 times as long as ours, from a grid made finer twice.
+
+    These times are short: which of the widths is nearest is measured again.
+    """
+    aims = np.linspace(0.92, 1.08, 9).tolist()
     bounds = dict.fromkeys(knobs, (0.02, 1.0))
-    seconds: dict[tuple[int, ...], float] = {}
+    seconds: dict[str, float] = {}
     seen: dict[str, dict[float, Widths]] = {name: {} for name in knobs}
-
-    def key_of(widths: Widths) -> tuple[int, ...]:
-        return tuple(widths[name] for name in start.levels)
-
+    key_of, dense = start.latency.table.network_key, start.network.file_at(start.network.dense)
     for _ in range(3):
         for name, (low, high) in bounds.items():
             for value in np.linspace(low, high, 6).tolist():
                 if (widths := _at(knobs[name], value)) is not None:
                     seen[name][value] = widths
         asked = {key_of(widths): widths for own in seen.values() for widths in own.values()}
-        wanted = {"/".join(map(str, key)): one for key, one in asked.items() if key not in seconds}
-        wanted[OURS] = ours
-        makers = {name: partial(start.file_at, widths) for name, widths in wanted.items()}
-        chunks = seconds_in_chunks(makers, start.file_at(start.dense), _together, QUICK)
+        wanted = {key: widths for key, widths in asked.items() if key not in seconds} | {OURS: ours}
+        files = {key: partial(start.network.file_at, widths) for key, widths in wanted.items()}
         new: dict[str, float] = {}
-        for chunk in chunks:
+        for chunk in seconds_in_chunks(files, dense, _together, QUICK):
             new |= chunk
-        for text, value in new.items():
-            if text[0].isdigit():
-                seconds[tuple(map(int, text.split("/")))] = value / new[OURS]
+        seconds |= {key: value / new[OURS] for key, value in new.items() if key in asked}
         for name, own in seen.items():
             slower = [value for value, widths in own.items() if seconds[key_of(widths)] >= 1]
             faster = [value for value, widths in own.items() if seconds[key_of(widths)] < 1]
@@ -297,9 +272,13 @@ def _near(start: Start, ours: Widths, knobs: Mapping[str, Knob], *, most: int = 
     chosen = {}
     for name, own in seen.items():
         different = {key_of(widths): widths for widths in own.values()}
-        best = sorted(different, key=lambda key: abs(seconds[key] - 1))[:most]
-        chosen[name] = [different[key] for key in best]
+        best = [min((abs(seconds[key] - aim), key) for key in different)[1] for aim in aims]
+        chosen[name] = [different[key] for key in dict.fromkeys(best)]
     return chosen
+
+
+def _together(files: Mapping[str, Path], protocol: Protocol) -> Mapping[str, Measurement]:
+    return time_together(files, protocol=protocol)
 
 
 def _timed(start: Start, files: Mapping[str, Widths]) -> dict[str, tuple[float, float, float]]:
@@ -307,7 +286,7 @@ def _timed(start: Start, files: Mapping[str, Widths]) -> dict[str, tuple[float, 
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / f"{at}.onnx" for at, name in enumerate(files)}
         for name, widths in files.items():
-            save(start.file_at(widths), paths[name])
+            save(start.network.file_at(widths), paths[name])
         measured = time_together(paths, protocol=Protocol(events=12, event_s=0.03, block_s=0.003))
     found = {name: judge(one, measured[OURS]) for name, one in measured.items()}
     return {name: (one.ratio, one.low, one.high) for name, one in found.items()}

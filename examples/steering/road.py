@@ -20,6 +20,7 @@ LANE = 1.75  # m from the middle of a lane to its edge
 AHEAD = 60  # m of road that are seen
 WHEELBASE, UNDERSTEER = 2.7, 0.003  # m, and the angle in rad that a curve takes for each m/s^2 aside
 STEP_S = 0.1
+ASIDE, GUST = 7.0, 0.6  # m/s^2 that the driver allows in a curve; m/s by which wind moves the car
 _HORIZON, _FOCAL, _HEIGHT = 9, 36.0, 1.4  # row, pixels, m of the camera
 _LAG_S = 0.15  # of the steering
 _DISTANCE = (
@@ -95,10 +96,11 @@ def moved(roads: Roads, cars: Cars, steering: Floats) -> Cars:
     angle = cars.angle + (steering - cars.angle) * (STEP_S / _LAG_S)
     turn = np.radians(angle) / (WHEELBASE + UNDERSTEER * cars.speed**2)
     sharpest = np.abs(roads.ahead(cars.place, 40)).max(1)
-    allowed = np.clip(np.sqrt(3.0 / np.maximum(sharpest, 1e-4)), 8, 25)
+    allowed = np.clip(np.sqrt(ASIDE / np.maximum(sharpest, 1e-4)), 8, 25)
+    gust = GUST * (2 * _hashed(roads.seeds, 6, np.floor(cars.place / 30)) - 1)
     return Cars(
         cars.place + cars.speed * STEP_S,
-        cars.offset + cars.speed * cars.heading * STEP_S,
+        cars.offset + (cars.speed * cars.heading + gust) * STEP_S,
         cars.heading + cars.speed * (turn - roads.ahead(cars.place, 1)[:, 0]) * STEP_S,
         cars.speed + np.clip(allowed - cars.speed, -4 * STEP_S, 2 * STEP_S),
         angle,
