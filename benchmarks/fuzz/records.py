@@ -67,7 +67,6 @@ stage = "export"
 [[stages]]
 stage = "quantize"
 method = "best"
-steps = ["equalize"]
 [[stages]]
 stage = "profile"
 """

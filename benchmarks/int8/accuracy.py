@@ -4,7 +4,7 @@
     python benchmarks/int8/accuracy.py --table
 
 Fashion-MNIST. Each network is trained once a seed, briefly; weights and files stay in runs/int8_accuracy.
-Ours is the stage quantize with all its steps and every range method. Each rival gets the same calibration
+Ours is the stage quantize with every range method. Each rival gets the same calibration
 samples (2048) and the same right to choose on the validation split: onnxruntime among its range methods,
 NNCF between its two bias corrections. The test split is looked at once, when a row is written. NNCF lives in
 an environment of its own.
@@ -48,7 +48,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 Row = dict[str, Any]
 FOLDER = Path("runs/int8_accuracy")
-STEPS = ("equalize", "adaround", "bias_correction")
 EPOCHS = {"Mlp": 6, "Cnn": 5, "Mobile": 1}
 
 
@@ -195,7 +194,7 @@ def row(name: str, seed: int, nncf: Path | None) -> Row:
     work = Work(workload, load_target("x86-cpu"), folder, networks=NetworkFiles())
     work = Export()(work.with_model("float", model))
     source = work.latest("onnx").path("onnx")
-    ours = Quantize(method="best", steps=STEPS)(work)  # type: ignore[arg-type]
+    ours = Quantize(method="best")(work)
     samples = {"image": np.concatenate([one["image"].numpy() for one in workload.batches("calibration")])}
     files = {"float": source, "ours": ours.latest("onnx").path("onnx")}
     chosen = {"ours": list(ours.log[-1].words)}

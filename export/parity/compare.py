@@ -118,8 +118,7 @@ def compare(
     in one layer can be hidden by the noise of the outputs.
 
     Args:
-        rounded_from: the float model whose weights were rounded, if that is not `before` but the result of
-            bias correction or AdaRound.
+        rounded_from: the float model that was rounded, if that is not `before`: one with folded batch norms.
 
     Raises:
         ModelError: the hop is beyond its class; the first tensor that differs is named.

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import onnx
 
 from ..onnx_graph.graph import Array, OnnxModel, attribute_of
 from ..onnx_graph.kernels import is_by_channel
-from ..onnx_graph.readback import along
 from ..onnx_graph.run import runner
 
 # Limits of an activation's error, RMS as a share of its values. Methods that saturate on purpose clip up to
@@ -93,3 +93,11 @@ def _bad_activation(after: OnnxModel, feeds: Mapping[str, Array]) -> str | None:
 
 def _root_mean_square(values: Array) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
+
+
+def along(dequantize: onnx.NodeProto, scale: Array, dimensions: int) -> Array:
+    """The scales of a weight in a shape that broadcasts over its axes."""
+    if not scale.ndim:
+        return scale
+    axis = int(attribute_of(dequantize, "axis", 1)) % dimensions
+    return scale.reshape([-1 if place == axis else 1 for place in range(dimensions)])

@@ -8,20 +8,16 @@ choose by chance on a few samples; the outputs alone would follow differences th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ...export.onnx_graph.graph import OnnxModel, load, save
-from ...export.onnx_graph.readback import restore
 from ...export.onnx_graph.run import Opened
-from ...export.parity.compare import compare, noise_between
-from ...export.quantization.adaround import adaround
-from ...export.quantization.bias_correction import correct_biases
+from ...export.parity.compare import noise_between
 from ...export.quantization.calibrate import Ranges, Watched, calibrate_by
-from ...export.quantization.equalize import equalize
 from ...export.quantization.histogram import METHODS, Method
 from ...export.quantization.to_qdq import Quantized, to_qdq
 from ...targets.artifact import read_json
@@ -33,7 +29,6 @@ from ..training.predict import score_of, session_predict
 from ..work import Work
 from ..workload import inputs_of, lost
 
-Step = Literal["equalize", "adaround", "bias_correction"]
 NEAR = 4  # batches of the validation split on which outputs are compared
 EVENTS = 6  # the fewest that give a 95 % interval
 
@@ -43,8 +38,7 @@ class Candidate:
     """An INT8 network with its score and noise.
 
     Attributes:
-        source: the float network that was quantized: the network itself, or the output of a step.
-        base: that network before a step changed its constants for INT8: the network, or the equalized one.
+        source: the float network that was quantized.
         path: the scored file.
         skip: weighted operators that stay in float.
         score: on the validation split.
@@ -52,7 +46,6 @@ class Candidate:
     """
 
     source: OnnxModel
-    base: OnnxModel
     ranges: Ranges
     quantized: Quantized
     path: Path
@@ -101,24 +94,15 @@ class Trials:
         lost = max(self.drop(self.float_score, old.score), 0.0)
         return self.drop(self.float_score, new.score) <= lost and new.noise < old.noise
 
-    def make(
-        self, name: str, source: OnnxModel, base: OnnxModel, ranges: Ranges, skip: Sequence[str] = ()
-    ) -> Candidate:
+    def make(self, name: str, source: OnnxModel, ranges: Ranges, skip: Sequence[str] = ()) -> Candidate:
         """Quantizes and scores; operators in `skip` stay in float."""
-        source = in_float(source, base, skip)
         quantized = to_qdq(
             source, ranges, dialect=self.dialect, skip=sorted(skip), weight_bits=self.weight_bits
         )
-        return self.judged(name, quantized, source, base, ranges, skip)
+        return self.judged(name, quantized, source, ranges, skip)
 
     def judged(
-        self,
-        name: str,
-        quantized: Quantized,
-        source: OnnxModel,
-        base: OnnxModel,
-        ranges: Ranges,
-        skip: Sequence[str] = (),
+        self, name: str, quantized: Quantized, source: OnnxModel, ranges: Ranges, skip: Sequence[str] = ()
     ) -> Candidate:
         """Writes and scores a quantized network."""
         path = self.folder / f"{name}.onnx"
@@ -126,16 +110,11 @@ class Trials:
         near = itertools.islice(inputs_of(self.work.workload, "validation"), NEAR)
         noise = noise_between(self.network, Opened.of(quantized.model), near)
         score = validated(self.work, path)
-        return Candidate(source, base, ranges, quantized, path, tuple(skip), score, noise)
+        return Candidate(source, ranges, quantized, path, tuple(skip), score, noise)
 
     def calibrated(self, source: OnnxModel, methods: Sequence[Method]) -> dict[Method, Ranges]:
         """Ranges from the calibration split, by method."""
         return calibrate_by(methods, Watched.of(source), inputs_of(self.work.workload, "calibration"))
-
-
-def in_float(source: OnnxModel, base: OnnxModel, names: Collection[str]) -> OnnxModel:
-    """A float network in which the operators `names` have the constants from before the steps for INT8."""
-    return source if source is base or not names else restore(source, base, names)
 
 
 def validated(work: Work, path: Path) -> float:
@@ -149,38 +128,10 @@ def first(trials: Trials, method: Method | Literal["best"]) -> Candidate:
     network = trials.network.model
     best = None
     for name, ranges in trials.calibrated(network, methods).items():
-        made = trials.make(name, network, network, ranges, trials.in_float)
+        made = trials.make(name, network, ranges, trials.in_float)
         best = made if best is None or trials.helps(made, best) else best
     assert best is not None  # there is at least one method
     return best
-
-
-def stepped(trials: Trials, step: Step, old: Candidate) -> tuple[Candidate, str]:
-    """The candidate after one more step if that helps, else the old one; and a sentence about it."""
-    ranges, data = old.ranges, inputs_of(trials.work.workload, "calibration")
-    if step == "equalize":
-        out, pairs = equalize(old.source)
-        if not pairs:
-            return old, "equalize: no two layers with only a ReLU between them"
-        near = itertools.islice(data, NEAR)
-        compare(Opened.of(old.source), Opened.of(out), near, kind="float", name="ONNX -> equalized")
-        method: Method = next(one for one in METHODS if one == old.ranges.method)
-        ranges = trials.calibrated(out, (method,))[method]
-        did = f"equalize: {len(pairs)} pairs of layers"
-    elif step == "adaround":
-        out, gains = adaround(old.source, old.quantized.model, data)
-        if not gains:
-            return old, "adaround: no layer it could round"
-        did = f"adaround: {sum(gain.moved for gain in gains.values())} weights rounded the other way"
-    else:
-        out, taken = correct_biases(old.source, old.quantized.model, data)
-        if not taken:
-            return old, "bias_correction: no layer with a bias"
-        did = f"bias_correction: {len(taken)} layers, most of all {max(taken, key=lambda name: taken[name])}"
-    new = trials.make(step, out, out if step == "equalize" else old.base, ranges, old.skip)
-    helps = trials.helps(new, old)
-    scores = f"validation {old.score:.4f} -> {new.score:.4f}, noise {old.noise:.2%} -> {new.noise:.2%}"
-    return (new if helps else old), f"{did}; {scores}: {'kept' if helps else 'not kept'}"
 
 
 def timed(trials: Trials, baseline: Path, candidate: Path) -> Judgement:

@@ -24,7 +24,7 @@ from ...targets.errors import users_code
 from ...targets.runtimes.open import open_session
 from ..training.predict import session_predict
 from ..workload import Array, split_batches
-from .candidates import Candidate, Trials, in_float, timed
+from .candidates import Candidate, Trials, timed
 
 BATCHES = 8  # of the validation split
 
@@ -64,8 +64,8 @@ def sensitivity(trials: Trials, candidate: Candidate) -> tuple[Layer, ...]:
             trials.work.progress(place, len(names), f"quantize: sensitivity of {name}")
             path = Path(directory) / "one.onnx"
             others = [*candidate.skip, *(other for other in names if other != name)]
-            source = in_float(candidate.source, candidate.base, others)
-            save(to_qdq(source, candidate.ranges, dialect=trials.dialect, skip=others).model.proto, path)
+            made = to_qdq(candidate.source, candidate.ranges, dialect=trials.dialect, skip=others)
+            save(made.model.proto, path)
             tallies: dict[str, Tally] = defaultdict(Tally)
             score = _score(trials, path, functools.partial(_add, iter(float_outputs), tallies))
             layers.append(Layer(name, _sqnr_db(tallies.values()), trials.drop(whole, score)))
@@ -116,7 +116,7 @@ def returned(
             break
         trials.work.progress(len(returns), len(layers), f"quantize: {layer.name} back to float")
         skip = (*candidate.skip, layer.name)
-        new = trials.make(f"returned{len(returns)}", candidate.source, candidate.base, candidate.ranges, skip)
+        new = trials.make(f"returned{len(returns)}", candidate.source, candidate.ranges, skip)
         time = None
         if not trials.work.target.runtime.builds:
             faster = timed(trials, candidate.path, new.path)

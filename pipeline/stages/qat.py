@@ -90,7 +90,9 @@ class Qat(Schedule):
         trials = Trials.of(work, weight_bits=self.weight_bits)
         work.progress(0, 1, "qat: calibrate")
         start = first(trials, self.method)
-        source = Source.of(start.source, start.ranges, dialect=trials.dialect, bits=self.weight_bits)
+        source = Source.of(
+            start.source, start.ranges, dialect=trials.dialect, skip=start.skip, bits=self.weight_bits
+        )
         few = list(itertools.islice(inputs_of(work.workload, "calibration"), COMPARED))
         net = self._net(work, source, few)
         data = _Data(work.workload, self.data, RATE if self.learning_rate is None else 1.0)
@@ -102,7 +104,7 @@ class Qat(Schedule):
         fitted, said = _fitted(net, job, data)
         trained = cast(FakeQuantized, fitted.model)
         model, ranges, quantized = source.written(trained)
-        made = trials.judged("qat", quantized, model, model, ranges)
+        made = trials.judged("qat", quantized, model, ranges, start.skip)
         hop = compare_module(trained, quantized.model, few, name="trained graph -> INT8", kind="lossy")
         result, words = delivered(work, trials, made, name="qat", half=self.half, score_drop=None)
         said += [f"{name} stays in float: {why}" for name, why in quantized.left_float.items()] + words

@@ -2,7 +2,7 @@
 
 Ranges are calibrated after pruning and fine-tuning, on the file that is shipped. The Q/DQ graph is in the
 dialect of the target's runtime: TensorRT's symmetric one, or the one in which ONNX Runtime on x86 leaves no
-convolution in float. Further steps are kept only if they help on the validation split.
+convolution in float.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ...targets.artifact import Artifact
 from ...targets.errors import ModelError, RecipeError
 from ...targets.plain import plain
 from ...targets.target import Target
-from ..quantization.candidates import Candidate, Step, Trials, first, stepped, timed, validated
+from ..quantization.candidates import Candidate, Trials, first, timed, validated
 from ..quantization.sensitivity import (
     Layer,
     offer_sentence,
@@ -40,6 +40,10 @@ from ..work import Variant, Work
 from ..workload import inputs_of
 from .export import COMPARED, hop_sentence
 
+GONE = (
+    "steps has no effect any more and ends with 0.3: equalize, adaround and bias_correction are gone, use qat"
+)
+
 
 @dataclass(frozen=True)
 class Quantize:
@@ -48,8 +52,7 @@ class Quantize:
     Attributes:
         method: the calibration of ranges: "minmax", "percentile", "entropy", "mse", or "best", which tries
             all four from one pass over the data.
-        steps: tried one after the other to lose less score: "equalize" (cross-layer equalization),
-            "adaround", "bias_correction"; best in this order, because each starts from the one before.
+        steps: has no effect any more, see docs/int8.md.
         score_drop: how much worse than the float network's the validation score may be, in its own unit.
             While it is worse, the most sensitive layer returns to float. Without it no layer does.
         sensitivity: whether the sensitivity of every layer is measured even if the budget does not need it.
@@ -59,18 +62,13 @@ class Quantize:
     """
 
     method: Method | Literal["best"] = "minmax"
-    steps: tuple[Step, ...] = ()
+    steps: tuple[str, ...] = ()
     score_drop: Annotated[float, Field(ge=0)] | None = None
     sensitivity: bool = False
     only_if_faster: bool = False
     half: bool = False
     reads_onnx: ClassVar[bool] = True
     writes_onnx: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if len(set(self.steps)) < len(self.steps):
-            cure = "Name each step once."
-            raise RecipeError(f"The stage quantize has the steps {', '.join(self.steps)}.", cure)
 
     def check_target(self, target: Target) -> None:
         """The target's runtime takes FP16 in the file, if it is asked for."""
@@ -80,11 +78,7 @@ class Quantize:
         work.progress(0, 3, "quantize: calibrate")
         trials = Trials.of(work)
         candidate = first(trials, self.method)
-        said = []
-        for step in self.steps:
-            work.progress(1, 3, f"quantize: {step}")
-            candidate, sentence = stepped(trials, step, candidate)
-            said.append(sentence)
+        said = [GONE] if self.steps else []
         layers, kept, returns = self._within_budget(trials, candidate)
         said += returns
         if kept is not None and self.only_if_faster and not work.target.runtime.builds:
@@ -131,9 +125,7 @@ class Quantize:
     def _kept(self, work: Work, trials: Trials, kept: Candidate, said: list[str]) -> Work:
         batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
         int8 = Opened.of(kept.quantized.model)
-        hop = compare(
-            trials.network, int8, batches, kind="lossy", name="ONNX -> INT8", rounded_from=kept.source
-        )
+        hop = compare(trials.network, int8, batches, kind="lossy", name="ONNX -> INT8")
         result, words = delivered(work, trials, kept, name="int8", half=self.half, score_drop=self.score_drop)
         return result.logged(
             "quantize",
@@ -191,7 +183,7 @@ def _halved(trials: Trials, int8: Opened, score_drop: float | None) -> tuple[Onn
     if not noise < LIMITS["lossy"]:
         raise ModelError(
             f"FP16 changes the outputs by {noise:.3g} of their values: inner values exceed its range.",
-            "Leave half out, or equalize first.",
+            "Leave half out.",
         )
     score = validated(work, path)
     said = f"FP16 for operators in float: noise {noise:.2%}, validation {score:.4f}"

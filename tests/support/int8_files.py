@@ -10,15 +10,13 @@ from typing import Any
 import onnx
 from torch import nn
 
-from deadweight.export.onnx_graph import counts, readback
-from deadweight.export.onnx_graph.graph import OnnxModel, load, save
+from deadweight.export.onnx_graph import counts
+from deadweight.export.onnx_graph.graph import load, save
 from deadweight.export.onnx_graph.run import Opened
 from deadweight.export.parity import compare as parity
 from deadweight.export.parity.compare import Hop, Kind
-from deadweight.export.quantization import adaround as rounding
-from deadweight.export.quantization import bias_correction, fp16
 from deadweight.export.quantization import calibrate as calibration
-from deadweight.export.quantization import equalize as equalization
+from deadweight.export.quantization import fp16
 from deadweight.export.quantization import to_qdq as writing
 from deadweight.export.quantization.calibrate import Ranges
 from deadweight.export.quantization.histogram import Method
@@ -28,13 +26,6 @@ Batches = Iterable[Mapping[str, Any]]
 
 def opened(path: Path) -> Opened:
     return Opened.of(load(path))
-
-
-def written(model: OnnxModel, found: Any, out_path: Path) -> Any:
-    """What a step found; where it is nothing, nothing is written."""
-    if found:
-        save(model.proto, out_path)
-    return found
 
 
 def calibrate(path: Path, batches: Batches, *, method: Method = "minmax", progress: Any = None) -> Ranges:
@@ -59,27 +50,6 @@ def to_half(path: Path, out_path: Path, *, tensorrt: tuple[int, ...] = (10, 0)) 
     made = fp16.to_half(load(path), tensorrt=tensorrt)
     save(made.model.proto, out_path)
     return made
-
-
-def adaround(
-    path: Path, quantized: Path, batches: Batches, out_path: Path, *, iterations: int = rounding.ITERATIONS
-) -> dict[str, rounding.Gain]:
-    made, gains = rounding.adaround(load(path), load(quantized), batches, iterations=iterations)
-    return written(made, gains, out_path)  # type: ignore[no-any-return]
-
-
-def correct_biases(path: Path, quantized: Path, batches: Batches, out_path: Path) -> dict[str, float]:
-    made, taken = bias_correction.correct_biases(load(path), load(quantized), batches)
-    return written(made, taken, out_path)  # type: ignore[no-any-return]
-
-
-def equalize(path: Path, out_path: Path) -> tuple[str, ...]:
-    made, pairs = equalization.equalize(load(path))
-    return written(made, pairs, out_path)  # type: ignore[no-any-return]
-
-
-def restore(path: Path, base: Path, names: Collection[str], out_path: Path) -> None:
-    save(readback.restore(load(path), load(base), names).proto, out_path)
 
 
 def compare_module(module: nn.Module, path: Path, batches: Batches, *, name: str = "torch -> onnx") -> Hop:

@@ -78,3 +78,8 @@ def test_fp16_is_compared_with_the_budget_of_the_score_too(
 def test_fp16_for_a_target_without_tensorrt_is_refused_before_anything_is_calibrated() -> None:
     with pytest.raises(RecipeError, match="has half = true"):
         Quantize(half=True).check_target(load_target("x86-cpu"))
+
+
+def test_steps_of_an_older_recipe_have_no_effect_and_the_report_says_so(tmp_path: Path) -> None:
+    work = Quantize(steps=("adaround",))(exported(Digits(), "x86-cpu", tmp_path))
+    assert [words for words in work.log[-1].words if words.startswith("steps has no effect any more")]
