@@ -80,6 +80,9 @@ def test_what_meets_a_branch_stays_and_the_reason_is_said() -> None:
         halved(model, nets.image(4, 6), "graph")
 
 
+GROUPED: Any = torch._grouped_mm  # pyright: ignore[reportPrivateImportUsage]
+
+
 class Experts(nn.Module):
     """Two experts by one grouped product each, which takes bfloat16."""
 
@@ -93,8 +96,8 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         ends = self.get_buffer("ends")
-        up = torch._grouped_mm(x.bfloat16(), self.up.bfloat16(), offs=ends)
-        return torch._grouped_mm(torch.relu(up), self.down.bfloat16(), offs=ends).float()
+        up = GROUPED(x.bfloat16(), self.up.bfloat16(), offs=ends)
+        return GROUPED(torch.relu(up), self.down.bfloat16(), offs=ends).float()
 
 
 def test_all_experts_lose_the_same_features() -> None:
