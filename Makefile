@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.set-up
 PYTHONS ?= 3.10 3.11 3.12 3.13
 
-.PHONY: setup demo demo-signs test test-slow test-board test-jetson test-jetson-soak test-pythons dist check bench bench-gate zoo corpus fuzz
+.PHONY: setup demo demo-signs test test-slow test-board test-jetson test-jetson-soak test-pythons dist check docs bench bench-gate zoo corpus fuzz
 
 # More packages: make setup WITH="timm transformers". The torch that is there stays, as the constraints allow no other.
 WITH ?=
@@ -40,6 +40,14 @@ test-board: setup
 	dpkg-query --show $(BOARD_TOOLS) >/dev/null 2>&1 || \
 	  { apt-get update -qq && apt-get install --yes --no-install-recommends $(BOARD_TOOLS); }
 	$(BIN)/python -m pytest -m board
+
+# The documentation as a site, in site/; with the report of a run where there is one (make docs RUN=1 makes it).
+RUN ?=
+docs: setup
+	$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || \
+	  $(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(if $(RUN),$(BIN)/deadweight run examples/fashion_mnist/digits.toml --data digits --out runs/digits)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # On a real board, by ssh: make test-jetson ON=user@board
 test-jetson: setup

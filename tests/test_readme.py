@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- run( slow)? -->\n```(\w+)\n(.*?)```", re.DOTALL)
 FILE = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 # On these pages every block is run.
-PAGES = ("docs/logging.md",)
+PAGES = tuple(f"docs/{name}.md" for name in ("start", "detector", "ci", "alignment", "dialects", "logging"))
 READMES = ("README.md", "examples/fashion_mnist/README.md", *PAGES)
 
 
