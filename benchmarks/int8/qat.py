@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import signs
 import workload as example
 
-from benchmarks.common.grid import Cell, Row, found, in_turn, markdown, missing_words
-from benchmarks.common.record import recorded
+from benchmarks.common.grid import Cell, found, in_turn, markdown, missing_words
+from benchmarks.common.record import Row, recorded
 from deadweight.pipeline.quantization.candidates import Candidate, Trials, first
 from deadweight.pipeline.stages.export import Export
 from deadweight.pipeline.stages.finetune import Finetune

@@ -97,7 +97,8 @@ class Experts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         ends = self.get_buffer("ends")
         up = GROUPED(x.bfloat16(), self.up.bfloat16(), offs=ends)
-        return GROUPED(torch.relu(up), self.down.bfloat16(), offs=ends).float()
+        down: Tensor = GROUPED(torch.relu(up), self.down.bfloat16(), offs=ends)
+        return down.float()
 
 
 def test_all_experts_lose_the_same_features() -> None:
