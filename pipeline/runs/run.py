@@ -49,7 +49,7 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher, *, even_so: bool = Fa
         deliver(work, directory)
         files = (directory / "report.json", _written(report, directory))
         done = first.of(_logged(report))
-        log.write(dataclasses.replace(done, step=step + 1, status="finished", files=files))
+        log.write(dataclasses.replace(done, step=len(recipe.stages) + 2, status="finished", files=files))
         if log.remarks:
             report["words"] += log.remarks
             _written(report, directory)
