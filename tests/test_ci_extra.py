@@ -53,9 +53,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def dense(path: Path, width: int) -> Path:
+def dense(path: Path, width: int, *, seed: int = 0) -> Path:
     """An ONNX file of two matrix products, `width` wide."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     first = numpy_helper.from_array(rng.normal(size=(256, width)).astype(np.float32), "a")
     second = numpy_helper.from_array(rng.normal(size=(width, 16)).astype(np.float32), "b")
     nodes = [helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("MatMul", ["h", "b"], ["y"])]
@@ -123,6 +123,7 @@ def test_the_gate_lets_an_equal_model_through_and_refuses_one_of_eight_times_the
     place: Path, tmp_path: Path
 ) -> None:
     dense(tmp_path / "accepted.onnx", 256)
+    dense(tmp_path / "equal.onnx", 256, seed=1)
     dense(tmp_path / "slow.onnx", 2048)
     (tmp_path / "deadweight.toml").write_text(
         '[gate]\nbaseline = "baseline.json"\nhistory = "history.jsonl"\n'
@@ -133,7 +134,7 @@ def test_the_gate_lets_an_equal_model_through_and_refuses_one_of_eight_times_the
     assert made.returncode == 0, made.stderr
     before = (tmp_path / "baseline.json").read_bytes()
     told = ["--junit", str(tmp_path / "gate.xml"), "--summary", str(tmp_path / "gate.md"), "--commit", "abc"]
-    same = deadweight(place, "gate", "--model", str(tmp_path / "accepted.onnx"), *config, *told)
+    same = deadweight(place, "gate", "--model", str(tmp_path / "equal.onnx"), *config, *told)
     assert same.returncode == 0, same.stdout + same.stderr
     assert "side by side" in same.stdout
     assert 'failures="0"' in (tmp_path / "gate.xml").read_text()
@@ -142,7 +143,7 @@ def test_the_gate_lets_an_equal_model_through_and_refuses_one_of_eight_times_the
     assert 'failures="1"' in (tmp_path / "gate.xml").read_text()
     assert "slow.onnx is refused" in (tmp_path / "gate.md").read_text()
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert [line["name"] for line in lines[1:]] == ["baseline", "accepted.onnx", "baseline", "slow.onnx"]
+    assert [line["name"] for line in lines[1:]] == ["baseline", "equal.onnx", "baseline", "slow.onnx"]
     assert lines[-1]["verdict"]["outcome"] == "slower"
     assert (tmp_path / "baseline.json").read_bytes() == before
 
@@ -173,11 +174,14 @@ def test_what_the_gate_cannot_work_with_is_a_sentence_and_exit_code_2(place: Pat
 def test_a_place_that_cannot_be_written_to_does_not_swallow_the_gates_answer(
     place: Path, tmp_path: Path
 ) -> None:
-    given = ["--model", str(dense(tmp_path / "a.onnx", 16)), "--baseline", str(tmp_path / "baseline.json")]
-    assert deadweight(place, "gate", "--record", *given).returncode == 0
+    baseline = ["--baseline", str(tmp_path / "baseline.json")]
+    accepted, given = dense(tmp_path / "a.onnx", 16), ["--model", str(dense(tmp_path / "b.onnx", 16, seed=1))]
+    assert deadweight(place, "gate", "--record", "--model", str(accepted), *baseline).returncode == 0
     for option, told in (("--history", "The history"), ("--summary", "The summary")):
         (tmp_path / "file").write_text("")
-        done = deadweight(place, "gate", *given, "--cap-s", "0.1", option, str(tmp_path / "file" / "x"))
+        done = deadweight(
+            place, "gate", *given, *baseline, "--cap-s", "0.1", option, str(tmp_path / "file" / "x")
+        )
         assert done.returncode == 2, done.stdout + done.stderr
         assert told in done.stderr
         assert "slowdown" in done.stdout  # the table
@@ -207,11 +211,12 @@ def test_a_path_that_the_system_refuses_is_a_sentence_and_exit_code_2(place: Pat
 
 
 def test_a_fault_of_our_own_is_not_taken_for_a_slower_model(place: Path, tmp_path: Path) -> None:
-    given = ["--model", str(dense(tmp_path / "a.onnx", 16)), "--baseline", str(tmp_path / "baseline.json")]
-    assert deadweight(place, "gate", "--record", *given).returncode == 0
+    baseline = ["--baseline", str(tmp_path / "baseline.json")]
+    accepted, given = dense(tmp_path / "a.onnx", 16), ["--model", str(dense(tmp_path / "b.onnx", 16, seed=1))]
+    assert deadweight(place, "gate", "--record", "--model", str(accepted), *baseline).returncode == 0
     held = json.loads((tmp_path / "baseline.json").read_text())
     (tmp_path / "baseline.json").write_text(json.dumps({**held, "calibration": {"count": "edited"}}))
-    done = deadweight(place, "gate", *given, "--cap-s", "0.1")
+    done = deadweight(place, "gate", *given, *baseline, "--cap-s", "0.1")
     assert done.returncode == 2
     assert "KeyError" in done.stderr
 

@@ -137,8 +137,9 @@ def test_a_gate_feeds_a_candidate_what_the_accepted_model_was_fed(
         '[gate]\nmodel = "a.onnx"\nbaseline = "baseline.json"\ninputs = "given.npz"\n'
         "[budgets]\nmemory_bytes = 1e9\n"
     )
-    assert called("gate", "--cap-s", "0.1")[0] == 3
     assert model.exists()
+    other = saved(tmp_path / "b.onnx", 8, 4, layer="other")
+    assert called("gate", "--model", other, "--cap-s", "0.1")[0] == 3
 
 
 def test_inputs_go_to_a_board_with_the_model(

@@ -106,8 +106,10 @@ class Qat(Schedule):
         model, ranges, quantized = source.written(trained)
         made = trials.judged("qat", quantized, model, ranges, start.skip)
         hop = compare_module(trained, quantized.model, few, name="trained graph -> INT8", kind="lossy")
-        result, words = delivered(work, trials, made, name="qat", half=self.half, score_drop=None)
-        said += [f"{name} stays in float: {why}" for name, why in quantized.left_float.items()] + words
+        result, halved, words = delivered(work, trials, made, name="qat", half=self.half, score_drop=None)
+        said += (
+            [f"{name} stays in float: {why}" for name, why in quantized.left_float.items()] + halved + words
+        )
         if self.weight_bits < 8:
             said.append(f"weights of {self.weight_bits} bits are simulated: they are stored and run as INT8")
         if self.cache_batch is not None:
@@ -118,7 +120,7 @@ class Qat(Schedule):
             f"INT8 before training, {fitted.score:.4f} in the trained graph, {made.score:.4f} in its file"
         )
         how = training_sentence(fitted, self.epochs, work.workload)
-        return result.with_json("qat", {"words": [f"qat: {scores}"]}).logged(
+        return result.with_json("qat", {"words": [f"qat: {scores}", *halved]}).logged(
             "qat", self, how, scores, hop_sentence("qat", hop), *said
         )
 

@@ -126,7 +126,10 @@ class Quantize:
         batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
         int8 = Opened.of(kept.quantized.model)
         hop = compare(trials.network, int8, batches, kind="lossy", name="ONNX -> INT8")
-        result, words = delivered(work, trials, kept, name="int8", half=self.half, score_drop=self.score_drop)
+        result, halved, words = delivered(
+            work, trials, kept, name="int8", half=self.half, score_drop=self.score_drop
+        )
+        said += halved
         return result.logged(
             "quantize",
             self,
@@ -149,27 +152,27 @@ def check_half(stage: str, target: Target, *, half: bool) -> None:
 
 def delivered(
     work: Work, trials: Trials, kept: Candidate, *, name: str, half: bool, score_drop: float | None
-) -> tuple[Work, list[str]]:
-    """The work with a candidate as the network `name`, and its ranges; and sentences on its file.
+) -> tuple[Work, list[str], list[str]]:
+    """The work with a candidate as the network `name`, and its ranges; sentences on FP16, and on the file.
 
     Args:
         half, score_drop: see `Quantize`.
     """
     path = work.directory / name / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    shipped, said = kept.quantized.model, []
+    shipped, halved = kept.quantized.model, list[str]()
     if half:
         shipped, sentence = _halved(trials, Opened.of(shipped), score_drop)
-        said.append(sentence)
+        halved.append(sentence)
     save(shipped.proto, path)
     result = work.with_variant(Variant(name, {"onnx": Artifact.of(path)}))
     rounded = {one: kept.ranges.adequacy[one] for one in kept.quantized.tensors}
-    return result.with_json("ranges", kept.ranges.to_json()), [
-        *said,
+    words = [
         *adequacy.words(rounded, samples=kept.ranges.samples, method=kept.ranges.method),
         *off_step(kept.source, kept.quantized.in_int8, work.target),
         *lint_sentences(path, work.target, name=name),
     ]
+    return result.with_json("ranges", kept.ranges.to_json()), halved, words
 
 
 def _halved(trials: Trials, int8: Opened, score_drop: float | None) -> tuple[OnnxModel, str]:

@@ -93,10 +93,10 @@ def write_starter(
         RecipeError: one of the files exists already, there is no such task, or task or data are missing.
         WorkloadError: the network cannot be made.
     """
-    network = network_of(model, folder)
-    task = task or network.task
     known = [name for name, value in vars(tasks).items() if isinstance(value, Task)]
-    if task not in known:
+    network = network_of(model, folder) if task in ("", *known) else None
+    task = task or (network.task if network else "")
+    if network is None or task not in known:
         cure = f"The tasks are {', '.join(known)}."
         raise RecipeError(f'There is no task "{task}".', meant(task, known, cure))
     if not data and network.loaders is None:

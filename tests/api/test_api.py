@@ -39,6 +39,15 @@ criterion = "weight_l2"
 stage = "finetune"
 epochs = 1
 """
+NET = """
+from torch import nn
+
+def build():
+    return nn.Linear(4, 2)
+
+def loaders():
+    return {}
+"""
 SWEEP = """
 [sweep]
 over = { "prune.ratio" = [0.3, 0.6] }
@@ -65,6 +74,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(place / "samples.npz", x=np.random.default_rng(0).standard_normal((64, 512), dtype=np.float32))
     (place / "workload.py").write_text(WORKLOAD)
     (place / "recipe.toml").write_text(RECIPE)
+    (place / "own").mkdir()
+    (place / "own" / "net.py").write_text(NET)
     (place / "swept.toml").write_text(RECIPE + SWEEP)
     accept = ["gate", "--record", "--model", "original.onnx", "--baseline", "baseline.json"]
     subprocess.run([sys.executable, "-m", "deadweight", *accept], cwd=place, check=True, capture_output=True)
