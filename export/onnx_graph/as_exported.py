@@ -49,9 +49,9 @@ def normalise(model: onnx.ModelProto) -> None:
             _refuse_attributes_without_value(node)
         for value in (*graph.input, *graph.output, *graph.value_info):
             _open_negative(value)
-        _densify(graph)
         for at in reversed([at for at, node in enumerate(graph.node) if not any(node.output)]):
             del graph.node[at]
+        _densify(graph)
     _lift(model.graph, model.graph, all_names(model.graph))
     name_nodes(model.graph)
     _correct_shapes(model)

@@ -148,7 +148,8 @@ def load(path: Path) -> OnnxModel:
         )
     if model.functions:  # layers in the body of a function would be missed
         what = f"{path} has functions that do not fit their calls"
-        with reported(ArtifactError, what, "Export it again.", RuntimeError, ValueError):
+        unfit = (RuntimeError, ValueError, onnx.checker.ValidationError)
+        with reported(ArtifactError, what, "Export it again.", *unfit):
             model = onnx.inliner.inline_local_functions(model)
     size += sum(file.stat().st_size for file in read_apart(model, path))
     if not model.graph.node or not model.graph.output:

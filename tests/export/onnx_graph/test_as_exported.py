@@ -157,10 +157,16 @@ def test_a_shape_that_only_the_file_knows_is_kept(tmp_path: Path) -> None:
     assert [axis.dim_param or axis.dim_value for axis in axes] == ["found", 2]
 
 
-def test_a_function_that_is_called_with_too_much_is_refused(tmp_path: Path) -> None:
-    text = """<ir_version: 8, opset_import: ["" : 17, "own" : 1]> g (float[2] x) => (float[2] y)
-    { y = own.same (x, x) } <domain: "own", opset_import: ["" : 17]> same (a) => (b) { b = Relu (a) }"""
-    onnx.save(onnx.parser.parse_model(text), tmp_path / "a.onnx")
+@pytest.mark.parametrize("call", ["own.same (x, x)", "own.same (x)"])
+def test_a_function_that_is_called_with_too_much_or_defined_twice_is_refused(
+    tmp_path: Path, call: str
+) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17, "own" : 1]> g (float[2] x) => (float[2] y)
+    {{ y = {call} }} <domain: "own", opset_import: ["" : 17]> same (a) => (b) {{ b = Relu (a) }}"""
+    model = onnx.parser.parse_model(text)
+    if "x, x" not in call:
+        model.functions.append(model.functions[0])
+    onnx.save(model, tmp_path / "a.onnx")
     with pytest.raises(ArtifactError, match="functions that do not fit their calls"):
         load(tmp_path / "a.onnx")
 
@@ -212,7 +218,9 @@ def test_an_output_that_is_no_tensor_keeps_its_type(tmp_path: Path) -> None:
 
 
 def test_a_node_without_outputs_is_dropped_and_one_without_inputs_breaks_no_count(tmp_path: Path) -> None:
+    sparse = helper.make_sparse_tensor(weight("v", 1), numpy_helper.from_array(np.zeros(1, np.int64)), [2])
     nodes = [node("Relu", ["x"], []), node("Identity", [], ["w"]), node("MatMul", ["x", "w"], ["y"])]
+    nodes.append(node("Constant", [], [], sparse_value=sparse))
     io = [value("x", FLOAT, [1, 2])], [value("y", FLOAT, [1, 2])]
     path = written(tmp_path / "model.onnx", nodes, io)
     assert [one.op_type for one in load(path).graph.node] == ["Identity", "MatMul"]
