@@ -135,8 +135,9 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
             raise RecipeError(f"{path.name}: stages[{index}] does not say which stage it is.", cure)
         where = f'{path.name}, stages[{index}] "{name}"'
         made = make_stage(name, settings, where)
+        budgeted = getattr(made, "within", None)
         with within(where):
-            stages.append(NamedStage(name, made.within(budgets) if hasattr(made, "within") else made))
+            stages.append(NamedStage(name, budgeted(budgets) if budgeted else made))
             named_files(stages[-1].stage, "code")  # fails now if the user's own criterion does not exist
     sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, f"{path.name}, sweep")
     log = (top.log,) if isinstance(top.log, str) else top.log

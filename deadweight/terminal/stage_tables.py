@@ -109,9 +109,10 @@ def cut_facts(cut: Cut, *, score_name: str) -> RenderableType:
     for name, shown in (("parameters", count), ("macs", count), ("file_bytes", size)):
         old, new = getattr(before, name), getattr(after, name)
         label = {"macs": "multiply-adds", "file_bytes": "file"}.get(name, name)
-        known = bool(old) and new is not None
-        change = f"{shown(old)} before, {shown(new)} now, {percent(new / old)} of it" if known else ""
-        facts.add(label, change or "not known: the shapes of a layer are not fixed")
+        change = "not known: the shapes of a layer are not fixed"
+        if old and new is not None:
+            change = f"{shown(old)} before, {shown(new)} now, {percent(new / old)} of it"
+        facts.add(label, change)
     form = "your own class, narrower" if cut.plan.form == "module" else "a graph of the same parameters"
     facts.add("form", form + (f": {cut.plan.reason}" if cut.plan.reason and cut.plan.form == "graph" else ""))
     facts.add("checks", *cut.words)

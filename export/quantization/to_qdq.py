@@ -170,8 +170,8 @@ def quantize_weight(
     channels = np.moveaxis(weight, axis, 0) if axis is not None else weight[None]
     if scale is None:
         largest = np.abs(channels).reshape(channels.shape[0], -1).max(axis=1).astype(np.float64)
-        scale = np.where(largest > 0, largest, largest.max() or steps) / steps
-        scale = _clipping(channels, scale, steps) if bits < FINE else scale
+        whole: Array = np.where(largest > 0, largest, largest.max() or steps) / steps
+        scale = _clipping(channels, whole, steps) if bits < FINE else whole
     least = SMALLEST_SCALE if least_scale is None else least_scale
     scale = np.maximum(scale.reshape(-1), least).astype(np.float32)
     rounded = np.rint(channels / scale.reshape(-1, *[1] * (channels.ndim - 1)))

@@ -3,6 +3,9 @@
 The experiment is MLFLOW_EXPERIMENT_NAME, or "deadweight". Without a URI, MLFLOW_TRACKING_URI is used.
 """
 
+# The package is the user's own install.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import os

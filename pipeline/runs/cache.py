@@ -203,6 +203,7 @@ _OF = "recipe.path"
 def default_directory(recipe: Path) -> Path:
     """runs/NAME; runs/FOLDER-NAME where that is the directory of another recipe of this name."""
     whole = recipe.resolve()
+    place = Path("runs") / whole.stem
     for count in range(len(whole.parts)):
         place = Path("runs") / "-".join([*whole.parent.parts[len(whole.parts) - 1 - count :], whole.stem])
         held = place / _OF

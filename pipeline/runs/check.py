@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Few:
+class _Few:
     """The first batches of each split of a workload."""
 
     whole: Workload
@@ -86,6 +86,11 @@ class Few:
     def batches(self, split: str, *, seed: int = 0) -> Iterator[Batch]:
         """As the whole workload's, but few."""
         return itertools.islice(iter(self.whole.batches(split, seed=seed)), BATCHES)
+
+
+def few(workload: Workload) -> Workload:
+    """The workload with the first batches of each split."""
+    return cast(Workload, _Few(workload))
 
 
 @dataclass
@@ -139,7 +144,7 @@ def check(
         )
     workload = done.tried("workload", lambda: load_workload(recipe.workload, recipe.path.parent))
     if workload is not None and _as_promised(done, workload):
-        _dry_run(done, recipe, Few(workload), path)
+        _dry_run(done, recipe, few(workload), path)
     return done.found
 
 
@@ -244,7 +249,7 @@ def _as_promised(done: _Check, workload: Workload) -> bool:
     if learnt:
         done.tried("optimizer()", lambda: _optimized(workload, model), place=at("optimizer"))
     predict = torch_predict(model, example)
-    score = done.tried("score()", lambda: score_of(Few(workload), predict, "validation"), place=at("score"))
+    score = done.tried("score()", lambda: score_of(few(workload), predict, "validation"), place=at("score"))
     if score is not None:
         name = workload.score_name
         done.add(Finding("ok", "score", f"{name} {score:.4f} of the network as it is, on {BATCHES} batches"))

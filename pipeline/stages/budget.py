@@ -338,14 +338,15 @@ class _Search:
         table, found, seconds = latency.table, list[dict[str, int]](), latency.sum()
         damage = table.damages()
         while len(found) < self.asked.finalists:
-            unlike, scale = [*earlier, *found], 1.0
+            unlike, scale, widths = [*earlier, *found], 1.0, dict[str, int]()
             try:
                 for _ in range(4):  # the program is linear: the rest of the prediction enters by the limit
                     limits = [(seconds, limit * scale), *more]
                     plan = solve(
                         table.levels, damage, limits, unlike=unlike, time_limit_s=self.asked.solver_s
                     )
-                    ratio = float(latency.predicted([plan.widths])[0]) / limit
+                    widths = dict(plan.widths)
+                    ratio = float(latency.predicted([widths])[0]) / limit
                     if 0.98 <= ratio <= 1.0:
                         break
                     scale *= min(0.999 / ratio, 1.1)
@@ -353,7 +354,7 @@ class _Search:
                 if unlike:
                     return found
                 raise self._out_of_reach(latency, limit, more) from error
-            found.append(dict(plan.widths))
+            found.append(widths)
         return found
 
     def _out_of_reach(

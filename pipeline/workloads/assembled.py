@@ -61,7 +61,7 @@ class Assembled:
     task: Task | None
     score_name: str
     higher_is_better: bool
-    optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    makes_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     users_score: Score | None = None
     code: tuple[Path, ...] = ()
     spec: str = ""
@@ -81,6 +81,10 @@ class Assembled:
     def batches(self, split: str, *, seed: int = 0) -> Iterable[Batch]:
         """The batches of a split, their tensors by name."""
         return _Named(self.data.batches(split, seed=seed), self._parameters)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """A new one over the module's parameters."""
+        return self.makes_optimizer(model)
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """The user's or the network's own loss, or the task's."""

@@ -314,7 +314,7 @@ def _of_images(place: Path, picture: Picture, size: int) -> Samples:
 
 
 def _pixels(size: int, path: Path, kind: str = "RGB") -> Tensor:
-    from PIL import Image
+    from PIL import Image  # pyright: ignore[reportMissingImports]
 
     with Image.open(path) as image:
         how = Image.Resampling.BILINEAR if kind == "RGB" else Image.Resampling.NEAREST

@@ -1,5 +1,8 @@
 """The networks of timm: "timm:mobilenetv3_small_100?classes=10"."""
 
+# The package is the user's own install.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import functools

@@ -1,5 +1,8 @@
 """The networks of transformers: "transformers:FOLDER", a folder that `save_pretrained` wrote, or a config."""
 
+# The package is the user's own install.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import functools

@@ -4,6 +4,9 @@ The module in training mode returns maps, for its own loss; in eval mode boxes a
 task `detection` scores: no test of overlaps and no threshold is part of the network.
 """
 
+# The package is the user's own install.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import functools

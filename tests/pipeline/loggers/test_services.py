@@ -95,7 +95,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 def test_an_mlflow_server_has_scores_settings_judgements_and_the_report(tmp_path: Path, server: str) -> None:
     report = run(tmp_path, f"mlflow:{server}")
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
 
     client = MlflowClient(server)
     experiment = client.get_experiment_by_name("deadweight")

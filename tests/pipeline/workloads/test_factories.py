@@ -74,7 +74,7 @@ def test_a_factorys_network_learns_and_is_scored(
     (tmp_path / "data.py").write_text(DATA)
     (tmp_path / "module.py").write_text(MODULE)
     if package == "transformers":
-        from transformers import BertConfig, BertForSequenceClassification
+        from transformers import BertConfig, BertForSequenceClassification  # pyright: ignore[reportMissingImports]
 
         sizes = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         BertForSequenceClassification(BertConfig(**sizes, intermediate_size=64)).save_pretrained(
