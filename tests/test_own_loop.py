@@ -21,6 +21,7 @@ def run(text: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_network_is_pruned_in_a_plain_loop_of_pytorch(tmp_path: Path) -> None:
     ((_, plain),) = [block for block in BLOCKS if not block[0]]
     printed = run(plain, tmp_path)

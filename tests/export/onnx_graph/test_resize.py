@@ -43,6 +43,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], dict[str, Tensor]]] = {
     "flattened": (Flattened, {"image": torch.randn(2, 1, 8, 8)}),
     "attention": (Attention, {"tokens": torch.randn(2, 5, 16)}),
 }
+SLOW = ("concatenated", "attention")
 
 
 class Exports:
@@ -70,7 +71,10 @@ class Exports:
         return Resizable.learnt(self, self.dense, least=least, checks=[self.drawn(1), self.drawn(2)])
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NETS],
+)
 def test_a_resized_file_has_the_sizes_of_the_exported_one_and_runs(name: str, tmp_path: Path) -> None:
     exports = Exports(name, tmp_path)
     resizable = exports.learnt()

@@ -362,6 +362,7 @@ class PaddedWindows(nn.Module):
         return x
 
 
+@pytest.mark.slow
 def test_open_axes_whose_sizes_become_long_expressions_are_refused_before_they_take_minutes() -> None:
     example = {"x": torch.randn(2, 3, 112, 112)}
     with pytest.raises(ModelError, match="expressions of dozens of operations"):
