@@ -34,6 +34,7 @@ class Stage(Protocol):
       One that does so by running other stages inside declares `shrinks` alone: the log has their facts.
     - `trains`: it makes the network "original" by training `build_model()`; its settings are a `Schedule`'s.
     - `reads_onnx`, `writes_onnx`: it needs, or makes, ONNX files. A recipe in the wrong order is refused.
+    - `long`: it times, searches, or trains several networks. `deadweight check` tries only its settings.
 
     A user's own stage that declares neither `shrinks` nor `recovers` runs, but `controls` refuses its recipe:
     a comparison that does not know what the stage did would mislead.
@@ -84,6 +85,12 @@ def stage_names() -> list[str]:
     """The names of the built-in stages: the files of the folder stages/."""
     files = (Path(__file__).parent / "stages").glob("*.py")
     return sorted(path.stem for path in files if path.name != "__init__.py")
+
+
+def files_with(function: str, folder: Path) -> list[str]:
+    """The names of the files of a folder that define a function: what such a file is, it declares by it."""
+    files = sorted(folder.glob("*.py"))
+    return [path.stem for path in files if f"\ndef {function}(" in path.read_text("utf-8")]
 
 
 def make_stage(name: str, settings: Mapping[str, Any], where: str) -> Stage:

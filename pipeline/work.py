@@ -57,6 +57,7 @@ class Facts:
     trains: bool | None = None
     reads_onnx: bool | None = None
     writes_onnx: bool | None = None
+    long: bool | None = None
 
     @classmethod
     def of(cls, stage: object) -> Facts:

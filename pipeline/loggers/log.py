@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...targets.errors import RecipeError, meant_and, users_code
+from ..stage import files_with
 
 Status = Literal["running", "finished", "failed"]
 
@@ -100,8 +101,7 @@ def logs(specs: Sequence[str], first: Entry) -> Iterator[Logs]:
 
 def loggers() -> list[str]:
     """The prefixes: the files of this folder with a function `log`."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return [path.stem for path in files if "\ndef log(" in path.read_text("utf-8")]
+    return files_with("log", Path(__file__).parent)
 
 
 def _opened(spec: str, first: Entry) -> Log:

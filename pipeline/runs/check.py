@@ -30,11 +30,6 @@ from ...targets.errors import DeadweightError, RecipeError, WorkloadError, users
 from ..pruning.groups import Groups
 from ..recipe import Recipe, check_order, parse_recipe, read_recipe
 from ..stage import Stage, run_stage
-from ..stages.budget import Budget
-from ..stages.controls import Controls
-from ..stages.iterative import Iterative
-from ..stages.lottery import Lottery
-from ..stages.profile import Profile
 from ..training.loop import check_order as check_repeats
 from ..training.networks import NetworkFiles
 from ..training.predict import score_of, torch_predict
@@ -46,8 +41,6 @@ from .run import refuse_out_of_reach
 
 BATCHES = 2
 """How many of each split are tried."""
-_LONG = (Budget, Controls, Iterative, Lottery, Profile)
-"""Stages that time, search, or train several networks: only their settings are checked."""
 _ALONE = (
     {"stage": "statistics"},
     {"stage": "prune", "ratio": 0.5},
@@ -394,11 +387,11 @@ def _dry_run(done: _Check, recipe: Recipe, workload: Workload, path: Path) -> No
         for index, named in enumerate(recipe.stages):
             where = f'{recipe.path.name}, stages[{index}] "{named.name}"'
             place = f"{path}:{_line_of(text, where)}" if text else ""
-            if isinstance(named.stage, _LONG):
+            facts = Facts.of(named.stage)
+            if facts.long:
                 left.append(named.name)
                 continue
             started = time.monotonic()
-            facts = Facts.of(named.stage)
             ends = (*work.variants[:1], *work.variants[1:][-1:])  # an export takes longest
             some = ends if facts.writes_onnx and not facts.reads_onnx else work.variants
             part = dataclasses.replace(work, directory=Path(folder) / str(index), variants=some)

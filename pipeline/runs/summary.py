@@ -59,7 +59,10 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
     words = control_sentences(rows, controls, scale, n=scored["samples"])
     for control, sentence in zip(controls, words, strict=True):
         control["words"] = sentence
-    budgets = {row["name"]: _budgets(recipe, work, rows[0], row, measured) for row in rows[1:] or rows}
+    energy = _energy(work)
+    budgets = {
+        row["name"]: _budgets(recipe, work, rows[0], row, measured, energy) for row in rows[1:] or rows
+    }
     for row in rows:
         if broken := broken_budgets(budgets.get(row["name"], ()), scale):
             row["broken"] = broken
@@ -83,7 +86,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
             ),
             *int8_sentences(measured),
             *time_sentences(choice.candidate, measured),
-            *(f"{label(name)}: {one['sentence']}." for name, one in _energy(work).items()),
+            *(f"{label(name)}: {one['sentence']}." for name, one in energy.items()),
             *(swept.refused if swept else ()),
         ],
         "widths": _widths(work),
@@ -109,7 +112,12 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
 
 
 def _budgets(
-    recipe: Recipe, work: Work, original: Row, row: Row, measured: Mapping[str, Measurement]
+    recipe: Recipe,
+    work: Work,
+    original: Row,
+    row: Row,
+    measured: Mapping[str, Measurement],
+    energy: Mapping[str, Any],
 ) -> list[Budget]:
     """The checks of one network; the bytes to send, if there is a budget for them, go into its row."""
     files = work.variant(row["name"]).files
@@ -121,7 +129,7 @@ def _budgets(
         final = {**final, "latency_s": None, "speedup": None, "memory_bytes": None}
     if recipe.budgets.max_gpu_fallbacks is not None and "onnx" in files:
         final["gpu_fallbacks"] = gpu_fallbacks(work.variant(row["name"]).path("onnx"), work.target)
-    final["energy_j"] = _energy(work).get(str(row["name"]), {}).get("high_j")
+    final["energy_j"] = energy.get(str(row["name"]), {}).get("high_j")
     checks = check_budgets(recipe.budgets, before, final, work.workload.higher_is_better)
     return [cast(Budget, dataclasses.asdict(check)) for check in checks]
 

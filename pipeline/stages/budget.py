@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -91,6 +91,7 @@ class Budget(Cutting):
     on: str = ""
     table: str = ""
     solver_s: Annotated[float, Field(gt=0)] = 60.0
+    long: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.latency_s is not None and self.speedup is not None:

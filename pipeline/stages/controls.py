@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -46,6 +46,7 @@ class Controls:
     random: bool = True
     scratch: bool = True
     epochs: Annotated[int, Field(ge=0)] | None = None
+    long: ClassVar[bool] = True
 
     def code(self) -> list[Path]:
         """The module that several training processes run, if the stage train uses it."""

@@ -250,17 +250,17 @@ class Factorize:
         levels = [{n: own[at].ranks for n, own in choices.items() if at < len(own)} for at in range(deepest)]
         keys: dict[tuple[str, int], list[str]] = {}
         makers: dict[str, Callable[[], onnx.ModelProto]] = {EMPTY: empty_file}
-        dense = load(file_of({}, "whole.onnx")).proto
+        dense = load(file_of({}, "whole.onnx"))
         for at, level in enumerate([{}, *levels]):
             work.progress(at, deepest + 1, "factorize: networks to time")
-            for one in segments(load(file_of(level, "level.onnx"))):
+            for one in segments(load(file_of(level, "level.onnx")) if at else dense):
                 own = [n for n in choices if one.name == n or one.name.startswith((f"{n}/", f"{n}."))]
                 if own:
                     keys.setdefault((max(own, key=len), at), []).append(one.key())
                     makers.setdefault(one.key(), partial(_itself, one.model))
         seconds: dict[str, float] = {}
         quick = replace(QUICK, runtime=work.target.here.name)
-        for found in seconds_in_chunks(makers, dense, together, quick):
+        for found in seconds_in_chunks(makers, dense.proto, together, quick):
             seconds |= found
             work.progress(len(seconds), len(makers) + 1, "factorize: layers")
         cost = {

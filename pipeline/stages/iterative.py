@@ -61,6 +61,7 @@ class Iterative(Cutting):
     on: str = ""
     epochs: Annotated[int, Field(ge=0)] = 2
     learning_rate: Annotated[float, Field(gt=0)] | None = None
+    long: ClassVar[bool] = True
     shrinks: ClassVar[bool] = True  # controls repeat the stages that it runs inside, which are in the log
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -100,6 +100,7 @@ class Lottery:
     controls: tuple[Control, ...] = ()
     epochs: Annotated[int, Field(ge=0)] | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
+    long: ClassVar[bool] = True
 
     @property
     def shrinks(self) -> bool:

@@ -67,6 +67,7 @@ class Profile:
     runtime: str = ""
     precision: Literal["fp32", "fp16", "best"] = "fp16"
     reads_onnx: ClassVar[bool] = True
+    long: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.runtime:

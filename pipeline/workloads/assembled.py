@@ -187,7 +187,7 @@ def assembled(
     fingerprint: str = "",
 ) -> Assembled:
     """See `deadweight.workload`; the network is made, and files have their whole paths."""
-    known = [name for name, value in vars(tasks).items() if isinstance(value, Task)]
+    known = tasks.task_names()
     name = task or network.task
     if name and name not in known:
         cure = f"The tasks are {', '.join(known)}; for another give loss and score of your own."

@@ -109,7 +109,7 @@ class Loaders:
         digest = hashlib.sha256()
         for split in () if self.mark else self.given:
             for batch in _seeded(self.given[split], 0):
-                for value in pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch):
+                for value in pytree.tree_leaves(_plain(batch)):
                     digest.update(np.ascontiguousarray(value).tobytes())
         return self.mark or digest.hexdigest()
 

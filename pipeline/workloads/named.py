@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from ...targets.errors import RecipeError, WorkloadError, meant, module_in, reported, users_code
+from ..stage import files_with
 from ..workload import Workload
 from .assembled import Assembled, Network, assembled
 
@@ -31,8 +32,7 @@ from .assembled import Assembled, Network, assembled
 @functools.cache
 def factories() -> list[str]:
     """The prefixes: the files of this folder with a function `network`."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return [path.stem for path in files if "\ndef network(" in path.read_text("utf-8")]
+    return files_with("network", Path(__file__).parent)
 
 
 def load_workload(spec: str, directory: Path | str = ".") -> Workload:

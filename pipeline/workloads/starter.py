@@ -93,7 +93,7 @@ def write_starter(
         RecipeError: one of the files exists already, there is no such task, or task or data are missing.
         WorkloadError: the network cannot be made.
     """
-    known = [name for name, value in vars(tasks).items() if isinstance(value, Task)]
+    known = tasks.task_names()
     network = network_of(model, folder) if task in ("", *known) else None
     task = task or (network.task if network else "")
     if network is None or task not in known:

@@ -37,6 +37,11 @@ class Task:
     shapes: str
 
 
+def task_names() -> list[str]:
+    """The tasks of this module."""
+    return [name for name, value in globals().items() if isinstance(value, Task)]
+
+
 def _accuracy(pairs: Pairs) -> float:
     right = [output.argmax(1) == label for output, label in pairs]
     return float(np.concatenate(right).mean())
