@@ -1,7 +1,7 @@
 """The power sensor of a machine, read while a model runs: rails, RAPL, or a program that prints watts.
 
 What a rail says is the work of its chip: a mean over some milliseconds, in steps of its resolution. How often
-a new value came, and in what steps, is found in the readings (`timing/energy.py`), since drivers do not say.
+a new value came, and in what steps, is found in the readings (timing/soak_summary.py), since no driver says.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a soak runs and sees, as values, and its log: a line for each finished round,."""
+"""What a soak runs and sees, as values, and its log: a line for each finished round."""
 
 from __future__ import annotations
 
