@@ -32,6 +32,8 @@ _WINDOWS = 8
 _LEAK_Z = 3.2905
 """99.9 % of a normal distribution, two-sided."""
 _POINTS = 96
+_SHORTEST_S = 180.0
+"""Of a slope of memory. In its first minutes a process still settles, by steps that look like a slope."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Drift:
-    """The slope of memory in bytes per hour, with a 99.9 % interval; None where there are too few rounds."""
+    """The slope of memory in bytes per hour, with a 99.9 % interval; None with the reason."""
 
     slope: Optional[Interval]
-    points: int
+    reason: str = ""
 
     @property
     def grows(self) -> bool:
@@ -95,7 +97,7 @@ class Drift:
     def sentence(self) -> str:
         """For people: `memory grows by 1.02 MB an hour (99.9 % interval 0.9 to 1.1)`."""
         if self.slope is None:
-            return f"memory: {self.points} rounds are too few for a slope"
+            return f"memory: cannot tell whether it grows, {self.reason}"
         value, low, high = (
             f"{one / 1e6:+.2f}" for one in (self.slope.value, self.slope.low, self.slope.high)
         )
@@ -270,7 +272,10 @@ def drift(at_s: Sequence[float], sizes: Sequence[float]) -> Drift:
     begin = len(at_s) // 4
     count = min(_POINTS, len(at_s) - begin)
     if count < 2 * FEWEST_READINGS:
-        return Drift(None, len(at_s))
+        return Drift(None, f"{len(at_s)} rounds are too few")
+    if at_s[-1] - at_s[begin] < _SHORTEST_S:
+        seconds = f"{at_s[-1] - at_s[begin]:.0f} s were watched, and {_SHORTEST_S:.0f} s are needed"
+        return Drift(None, f"{seconds} after the first quarter (--minutes {math.ceil(_SHORTEST_S / 45)})")
     stretches = np.array_split(np.arange(begin, len(at_s)), count)
     when = np.array([np.median(np.take(at_s, each)) for each in stretches]) / 3600
     size = np.array([np.median(np.take(sizes, each)) for each in stretches])
@@ -285,7 +290,7 @@ def drift(at_s: Sequence[float], sizes: Sequence[float]) -> Drift:
     reach = _LEAK_Z * math.sqrt(burst * count * (count - 1) * (2 * count + 5) / 18)
     low = max(int((slopes.size - reach) / 2), 0)
     high = min(int((slopes.size + reach) / 2) + 1, slopes.size - 1)
-    return Drift(Interval(slope, float(slopes[low]), float(slopes[high])), count)
+    return Drift(Interval(slope, float(slopes[low]), float(slopes[high])))
 
 
 def energies(soak: Soak) -> Dict[str, Energy]:

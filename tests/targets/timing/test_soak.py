@@ -174,7 +174,21 @@ def test_a_leak_of_a_megabyte_an_hour_is_found_in_half_an_hour_and_no_false_one(
     assert sum(drift(*leaking(seed, 1e6)).grows for seed in range(100)) >= 95
     assert sum(drift(*leaking(seed, 0)).grows for seed in range(100)) == 0
     assert sum(drift(*leaking(seed, 0, 0.9)).grows for seed in range(100)) <= 2
-    assert drift([1.0, 2.0], [3.0, 4.0]).slope is None
+    assert drift([1.0, 2.0], [3.0, 4.0]).sentence() == (
+        "memory: cannot tell whether it grows, 2 rounds are too few"
+    )
+
+
+def test_the_steps_in_which_a_process_settles_in_its_first_minutes_are_no_leak() -> None:
+    settling = (
+        [float(second) for second in range(0, 150, 1)],
+        [1e8 + 1e4 * (second // 5) for second in range(150)],
+    )
+    assert drift(*settling).sentence() == (
+        "memory: cannot tell whether it grows, 112 s were watched, and 180 s are needed after the first quarter "
+        "(--minutes 4)"
+    )
+    assert drift([3 * at for at in settling[0]], settling[1]).grows
 
 
 def test_two_models_and_a_neighbour_run_in_real_processes(mlp: MakeMlp, tmp_path: Path) -> None:
