@@ -185,8 +185,8 @@ def test_the_steps_in_which_a_process_settles_in_its_first_minutes_are_no_leak()
         [1e8 + 1e4 * (second // 5) for second in range(150)],
     )
     assert drift(*settling).sentence() == (
-        "memory: cannot tell whether it grows, 112 s were watched, and 180 s are needed after the first quarter "
-        "(--minutes 4)"
+        "memory: cannot tell whether it grows, 112 s were watched, and 180 s are needed after the first "
+        "quarter (--minutes 4)"
     )
     assert drift([3 * at for at in settling[0]], settling[1]).grows
 
