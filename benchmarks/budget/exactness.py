@@ -102,7 +102,7 @@ def compared(levels: Levels, damage: Sum, seconds: Sum, share: float) -> dict[st
     except OutOfReachError:
         return None
     over = seconds.at(found.widths) / limit - 1
-    return {"above": (found.value - best) / max(best, 1e-3), "over": over}
+    return {"above": (found.value - best) / best if best else found.value, "over": over}
 
 
 def networks(name: str) -> Row:

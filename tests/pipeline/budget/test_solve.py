@@ -47,6 +47,21 @@ def test_a_solution_is_within_the_gap_of_the_best_of_all_combinations_and_keeps_
     assert fastest.value == pytest.approx(min(map(seconds.at, every)), rel=1e-3)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damage_near_zero_beside_a_large_one_is_no_less_exact(seed: int) -> None:
+    rng, names = random.Random(seed), ["a", "b", "c", "d"]
+    levels = dict.fromkeys(names, (1, 2, 3, 4))
+    rises = {name: [*sorted((rng.random() ** 12 for _ in range(3)), reverse=True), 0.0] for name in names}
+    damage = Sum("damage", [Term((n,), {(at + 1,): rises[n][at] for at in range(4)}) for n in names])
+    seconds = Sum(
+        "seconds", [Term((name,), {(at,): at * rng.random() for at in range(1, 5)}) for name in names]
+    )
+    every = [dict(zip(levels, at, strict=True)) for at in itertools.product(*levels.values())]
+    limit = sorted(map(seconds.at, every))[len(every) // 4]
+    least = min(damage.at(one) for one in every if seconds.at(one) <= limit)
+    assert solve(levels, damage, [(seconds, limit)]).value <= 1.001 * least
+
+
 def test_the_next_plan_differs_from_the_earlier_ones_in_as_many_groups_as_asked() -> None:
     levels, damage, seconds = planted(3)
     limit = 0.7 * seconds.at({name: own[-1] for name, own in levels.items()})
