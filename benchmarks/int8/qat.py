@@ -52,8 +52,10 @@ from deadweight.targets.timing.measurement import Protocol
 
 FOLDER = Path("runs/int8_qat")
 RECORD = FOLDER.with_suffix(".jsonl")
+NNCF = Path("runs/int8_nncf_qat.jsonl")
+"""Rows of nncf_qat.py."""
 SIZES = {"train": 6_000, "validation": 4_000, "calibration": 1_024}  # images; the test split is whole
-EPOCHS = {"Depthwise": 6, "Vit": 8}
+EPOCHS = {"Depthwise": 6, "Vit": 8, "Cnn": 6}
 TUNING = 3
 SCORES = ("float", "ptq", "qat", "tuned", "tuned_ptq")
 
@@ -91,8 +93,8 @@ class VisionTransformer(nn.Module):
         return scores
 
 
-class Vit(example.FashionMnist):
-    """The transformer on fewer images of Fashion-MNIST."""
+class Few(example.FashionMnist):
+    """Fewer images of Fashion-MNIST."""
 
     def batches(self, split: str, *, seed: int = 0) -> example.Batches:
         made = super().batches(split, seed=seed)
@@ -100,12 +102,21 @@ class Vit(example.FashionMnist):
             made.order = made.order[made.order < SIZES[split]]
         return made
 
+
+class Vit(Few):
+    """The transformer on them."""
+
     def build_model(self) -> nn.Module:
         return VisionTransformer()
 
 
-NETWORKS: dict[str, Callable[[], Any]] = {"Depthwise": signs.DepthwiseSigns, "Vit": Vit}
-RATES = {"Depthwise": 2e-3, "Vit": 1e-3}  # of the workloads' optimizers
+class Cnn(Few, example.Cnn):
+    """The residual network on them, for by_time.py."""
+
+
+TRAINED = ("Depthwise", "Vit")
+NETWORKS: dict[str, Callable[[], Any]] = {"Depthwise": signs.DepthwiseSigns, "Vit": Vit, "Cnn": Cnn}
+RATES = {"Depthwise": 2e-3, "Vit": 1e-3, "Cnn": 1e-3}  # of the workloads' optimizers
 
 
 def works(network: str, seed: int) -> tuple[Work, Work]:
@@ -175,12 +186,13 @@ def paired(rows: list[Row], one: str, other: str) -> str:
     return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
 
 
-def table(rows: list[Row]) -> str:
-    """Means over the seeds, and paired differences in points."""
+def table(rows: list[Row], beside: list[Row]) -> str:
+    """Means over the seeds, and paired differences in points; `beside` are NNCF's rows."""
     head = ["network", "weights", "seeds", "float", "PTQ", "QAT", "QAT - PTQ", "float - QAT", "recovered"]
-    head += ["tuned float", "its PTQ", "QAT - that"]
+    head += ["tuned float", "its PTQ", "QAT - that", "NNCF: PTQ", "QAT", "ours - its QAT"]
+    theirs = {tuple(row["cell"].values()): row for row in beside}
     lines = []
-    for network in NETWORKS:
+    for network in TRAINED:
         for bits in (8, 4):
             here = found(rows, {"network": network, "bits": bits})
             if not here:
@@ -189,11 +201,22 @@ def table(rows: list[Row]) -> str:
             lost = mean["float"] - mean["ptq"]
             recovered = f"{100 * (mean['qat'] - mean['ptq']) / lost:.0f} %" if lost > 0.1 else "nothing lost"
             figures = [f"{mean[name]:.2f}" for name in ("float", "ptq", "qat")]
+            both = [row | theirs[key] for row in here if (key := tuple(row["cell"].values())) in theirs]
+            other = ["-", "-", "-"]
+            if both:
+                other = [
+                    *(
+                        f"{statistics.fmean(row[name] for row in both):.2f}"
+                        for name in ("nncf_ptq", "nncf_qat")
+                    ),
+                    f"{paired(both, 'qat', 'nncf_qat')}, {len(both)} seeds",
+                ]
             lines.append(
                 [
                     *(network, f"{bits} bits", str(len(here)), *figures),
                     *(paired(here, "qat", "ptq"), paired(here, "float", "qat"), recovered),
                     *(f"{mean['tuned']:.2f}", f"{mean['tuned_ptq']:.2f}", paired(here, "qat", "tuned_ptq")),
+                    *other,
                 ]
             )
     return markdown(head, lines)
@@ -202,7 +225,7 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="What quantization-aware training recovers.")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(TRAINED))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
@@ -215,7 +238,7 @@ def main() -> None:
     if not given.table:
         in_turn(cells, measure, RECORD)
     rows = recorded(RECORD)
-    print(f"{table(rows)}\n\n{missing_words(rows, cells)}")
+    print(f"{table(rows, recorded(NNCF))}\n\n{missing_words(rows, cells)}")
 
 
 if __name__ == "__main__":

@@ -20,22 +20,23 @@ def soak_lines(result: Soak) -> list[RenderableType]:
     record, summary = result.soak, result.summary
     names = {name: path.name for name, path in result.models.items()}
     modes = any(row.mode for row in summary.rows)
-    table = listing(
-        "model", numbers=("p50, 95 % interval", "p99 at most", "p99.9 at most", "per s", "missed")
-    )
+    rated = any(load.rate_hz for load in record.plan.loads.values())
+    heads = ("p50", "p99\nat most", "p99.9\nat most", "per s", *(("missed",) if rated else ()))
+    table = listing("model", numbers=heads)
+    table.columns[0].min_width = 20
     shown: list[RenderableType] = [table]
     for row in summary.rows:
         words = [names[row.name], f"beside {names[row.beside]}" if row.beside else ""]
         words += [row.mode] if modes else []
-        ends = f"{milliseconds(row.latency.low)} to {milliseconds(row.latency.high)}"
+        low, high = (milliseconds(one).removesuffix(" ms") for one in (row.latency.low, row.latency.high))
         missed = f"{row.missed:,} of {row.frames:,}" if record.plan.loads[row.name].rate_hz else ""
         table.add_row(
-            " ".join(filter(None, words)),
-            f"{milliseconds(row.latency.value)}\n{ends}",
+            "\n".join(filter(None, words)),
+            f"{milliseconds(row.latency.value)}\n{low} to {high}",
             _bound(row.p99),
             _bound(row.p999),
             f"{row.per_s:.4g}",
-            missed,
+            *((missed,) if rated else ()),
         )
         head = " ".join(filter(None, words))
         if row.energy is not None and not record.no_sensor:
@@ -46,6 +47,8 @@ def soak_lines(result: Soak) -> list[RenderableType]:
         if record.plan.loads[row.name].rate_hz:
             most = f"at most {100 * row.missed_high:.2g} % of frames are missed (97.5 % confidence)"
             shown.append(Text(f"{head}: {most}"))
+    if summary.rows:
+        shown.append(Text("Below each p50: its 95 % interval."))
     shown.append(Text(f"Power by {record.sensor}." if record.sensor else f"No energy: {record.no_sensor}."))
     for (mode, name, beside), cost in summary.costs.items():
         where = f" in {mode}" if mode else ""
