@@ -147,7 +147,8 @@ def _calibrate(files: GateFiles, *, runs: int, cap_s: float, fetch: str) -> None
     from ..targets.artifact import write_json
     from ..targets.budgets import Budgets
     from ..targets.gate.baseline import old_model, read_baseline
-    from ..targets.gate.calibrate import calibrate, calibration_sentences
+    from ..targets.gate.calibrate import calibrate
+    from ..targets.gate.report import calibration_sentence
 
     path = files.required("baseline")
     accepted = read_baseline(path)
@@ -166,11 +167,10 @@ def _calibrate(files: GateFiles, *, runs: int, cap_s: float, fetch: str) -> None
             cap_s=cap_s,
             inputs=files.inputs,
             board=files.board,
-            progress=shown,
+            progress=lambda done, total: shown(done, total, "calibrate"),
         )
     write_json(path, replace(accepted, calibration=found).to_json())
-    for sentence in calibration_sentences(found):
-        out.say(sentence)
+    out.say(calibration_sentence(found, found["machine"]))
     out.say(f"Stored in {path}")
 
 

@@ -87,7 +87,8 @@ def calibration_sentence(calibration: Optional[Mapping[str, Any]], machine: Mapp
     elsewhere = "" if calibration["machine"] == machine else " This was on another machine."
     return (
         f"False alarms counted on {calibration['at'][:10]}: {counts['count']} of {counts['runs']} "
-        f"(95 % interval {100 * counts['low']:.1f} to {100 * counts['high']:.1f} %).{elsewhere}"
+        f"(95 % interval {100 * counts['low']:.1f} to {100 * counts['high']:.1f} %), {counts['cannot_tell']} "
+        f"undecided.{elsewhere}"
     )
 
 

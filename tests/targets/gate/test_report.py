@@ -46,8 +46,8 @@ def test_annotations_are_workflow_commands_whose_percents_are_escaped() -> None:
 
 
 def test_what_was_counted_is_reported_and_also_that_it_was_elsewhere() -> None:
-    rate = {"count": 1, "runs": 60, "low": 0.0, "high": 0.09}
+    rate = {"count": 1, "runs": 60, "low": 0.0, "high": 0.09, "cannot_tell": 2}
     calibration = {"false_alarms": rate, "machine": {"cpu": "a CPU"}, "at": "2026-01-02T03:04:05"}
     here = calibration_sentence(calibration, {"cpu": "a CPU"})
-    assert "counted on 2026-01-02: 1 of 60 (95 % interval 0.0 to 9.0 %)" in here
+    assert "counted on 2026-01-02: 1 of 60 (95 % interval 0.0 to 9.0 %), 2 undecided" in here
     assert "on another machine" in calibration_sentence(calibration, {"cpu": "another"})
