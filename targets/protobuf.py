@@ -48,13 +48,3 @@ def varint(data: Buffer, at: int) -> Tuple[int, int]:
         shift += 7
         if shift > 63:
             raise ValueError("not a number")
-
-
-def to_varint(number: int) -> bytes:
-    """An integer, 0 or more, as a varint."""
-    encoded = bytearray()
-    while number > 127:
-        encoded.append(number & 127 | 128)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)

@@ -8,8 +8,8 @@ Networks are made by the stages of a recipe, once, and stay in runs/compression.
 a row says INT8, quantized), packed, unpacked, and the accuracy is that of the *unpacked* file on ONNX
 Runtime. Bytes are those of the file: graph, tables, code books, checksum and padding. "Deep Compression" is
 Han et al. 2016: single weights pruned in rounds, layer by layer to their shares, 6 bits of clusters (LeNet-5:
-5, and 8 for convolutions), trained code books, Huffman codes. What was measured stands in
-runs/compression.jsonl and is not measured again.
+5, and 8 for convolutions), trained code books; Han's Huffman codes are not built. What was measured stands
+in runs/compression.jsonl and is not measured again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.common.grid import SEEDS, Cell, found, in_turn, markdown, missing_words, spread
 from benchmarks.common.plot import write_svg
 from benchmarks.common.record import Row, recorded
-from benchmarks.compression.dictionary import dictionary_file, stored
-from benchmarks.compression.huffman import in_place_of_rans
 from benchmarks.compression.techniques import made
 from deadweight.export.coding.container import pack
 from deadweight.pipeline.stages.export import Export
@@ -53,7 +51,6 @@ TECHNIQUES = {
     "float": ("original", "float"),
     "INT8": ("original", "int8"),
     "clusters": ("clustered", "float"),
-    "dictionary": ("original", "atoms"),
     "pruned weights": ("sparse", "float"),
     "pruned weights, INT8": ("sparse", "int8"),
     "pruned weights, clusters": ("sparse clustered", "float"),
@@ -70,7 +67,6 @@ CODERS = {
     "gzip": "gzip -9",
     "xz": "xz -9e",
     "zstd": "zstd -22",
-    "huffman": "gaps or masks, Huffman",
     "dwz": "ours",
 }
 
@@ -104,20 +100,16 @@ def measure(cell: Cell) -> Row:
     work = made(network, name, seed)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        path, told = file_of(work, form, place)
+        path = file_of(work, form, place)
         data = path.read_bytes()
-        with stored(told):
-            ours = pack(data, path)
-            (place / "back.onnx").write_bytes(unpack(ours.data))
-            with in_place_of_rans():
-                by_huffman = len(pack(data, path).data)
+        ours = pack(data, path)
+        (place / "back.onnx").write_bytes(unpack(ours))
         sizes = {
             "onnx": len(data),
             "gzip": len(gzip.compress(data, 9)),
             "xz": len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
             "zstd": zstd_bytes(path),
-            "huffman": by_huffman,
-            "dwz": len(ours.data),
+            "dwz": len(ours),
         }
         session = open_session(place / "back.onnx")
         try:
@@ -128,24 +120,15 @@ def measure(cell: Cell) -> Row:
             }
         finally:
             session.close()
-    parts: dict[str, int] = {}
-    for _, _, size, way in ours.tensors:
-        parts[way] = parts.get(way, 0) + size
-    return {"bytes": sizes, **scores, "ways": parts, "graph": ours.skeleton_bytes}
+    return {"bytes": sizes, **scores}
 
 
-def file_of(work: Work, form: str, place: Path) -> tuple[Path, dict[str, bytes]]:
-    """The ONNX file of the newest network, and what is known of its tensors."""
+def file_of(work: Work, form: str, place: Path) -> Path:
+    """The ONNX file of the newest network."""
     newest = work.latest()
     alone = dataclasses.replace(work, variants=(newest,), directory=place)
     exported = Export()(alone)
-    path = exported.latest("onnx").path("onnx")
-    if form == "int8":
-        return Quantize()(exported).latest("onnx").path("onnx"), {}
-    if form == "atoms":
-        told = dictionary_file(path, place / "atoms.onnx", block=4, atoms=128, chosen=1)
-        return place / "atoms.onnx", told
-    return path, {}
+    return (Quantize()(exported) if form == "int8" else exported).latest("onnx").path("onnx")
 
 
 def zstd_bytes(path: Path) -> int | None:

@@ -81,7 +81,6 @@ def measure(cell: Cell, work: Work) -> Row:
         "whole": whole.bytes,
         **_others(old, new),
     }
-    row["tensors"] = [patch.tensors_changed, patch.tensors]
     return row
 
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from rich.table import Table
 from typer import Argument, Option
 
 from ..targets.errors import RecipeError
 from ..terminal.printer import out
-from ..terminal.tables import listing
-
-if TYPE_CHECKING:
-    from ..export.coding.container import Packed
 
 
 def pack(
@@ -44,15 +39,13 @@ def pack(
     place = to or model.with_suffix(".dwz")
     everywhere, single = _bits(clusters or [])
     if not clusters:
-        packed = pack_file(model, place)
+        after = pack_file(model, place)
     else:
         with tempfile.TemporaryDirectory() as folder:
             changed = Path(folder) / model.name
             cluster_file(model, changed, everywhere, bits_of=single, shared=shared, price=price)
-            packed = pack_file(changed, place)
-    out.print(_table(packed))
-    before, after = model.stat().st_size, len(packed.data)
-    out.say(f"{place}: {after:,} bytes, {before / after:.1f} times smaller")
+            after = pack_file(changed, place)
+    out.say(f"{place}: {after:,} bytes, {model.stat().st_size / after:.1f} times smaller")
 
 
 def unpack(
@@ -79,11 +72,3 @@ def _bits(given: list[str]) -> tuple[int, dict[str, int]]:
         else:
             everywhere = int(bits)
     return everywhere, single
-
-
-def _table(packed: Packed) -> Table:
-    table = listing("tensor", "bytes", "packed", "as")
-    for name, before, after, way in packed.tensors:
-        table.add_row(name, f"{before:,}", f"{after:,}", way)
-    table.add_row("the graph", "", f"{packed.skeleton_bytes:,}", "deflated")
-    return table

@@ -66,8 +66,6 @@ def delta(
         f"{made.path}: {made.bytes:,} bytes for {made.unpacked_bytes:,} "
         f"({100 * made.bytes / max(made.unpacked_bytes, 1):.1f} %)"
     )
-    if len(bundles) == 2:
-        out.say(f"{made.tensors_changed} of {made.tensors} tensors changed.")
     if ota_bytes is not None and made.bytes > ota_bytes:
         out.say(("Over the budget:", "red"), f" ota_bytes {ota_bytes:,}")
         raise typer.Exit(1)

@@ -1,5 +1,1 @@
-"""The encoder of weights; `targets/coded` is the decoder.
-
-entropy     symbols to bytes: rANS with contexts, or a smaller form
-tables      of the frequencies of symbols
-"""
+"""The writer of packed models; `targets/coded` is the reader."""

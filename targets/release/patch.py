@@ -1,18 +1,15 @@
 """The reader of update files: from an installed release, or from nothing, to a new one.
 
     bytes     what
-    8         "DWPATCH" and the version of this format, 1
+    8         "DWPATCH" and the version of this format, 2
     32        SHA-256 of the rest
     3 frames  the new manifest, its signature, and the instructions: 32-bit length, then zlib
-    ...       the sections, concatenated
+    ...       for each file in the order of their names, what is sent of it: xz, or a `.dwz`
 
-The instructions are JSON: {"base": SHA-256 of the base's manifest or null, "files": {name: [step, ...]},
-"sections": [[coder, coded bytes, bytes], ...]}. A file is the concatenation of its steps' results:
-["copy", file, at, bytes] of the base; ["take", section, at, bytes]; ["add", file, at, bytes, width,
-section], the base's numbers of `width` bytes plus the section's differences, zigzag, in planes of bytes.
-Coders: "plain", "xz", "dwz" (`coded/container.py`), "symbols" (`coded/streams.py`), and "rows": two 32-bit
-numbers (bytes per row, bytes of the stream of the rows' classes), that stream, and a stream whose contexts
-are the classes.
+The instructions are JSON: {"base": SHA-256 of the base's manifest or null, "files": {name: [coder, coded
+bytes, [step, ...]]}}. A file is the concatenation of its steps' results: ["take", bytes] of what is sent;
+["copy", bytes, file, at] of the base; ["add", bytes, file, at, width], the base's numbers of `width` bytes
+plus the differences that are sent, zigzag, in planes of bytes.
 
 The file itself needs no trust. Its manifest is signed, and is checked before an instruction is read; the
 result's sizes are checked against that manifest before it is made, and its hashes before it is used.
@@ -25,19 +22,28 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, BinaryIO, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..artifact import json_of
 from ..errors import ArtifactError, RefusedError
 from .manifest import LARGEST, check_content
 from .trust import Bundle, Signed, check_signed, opened, verify
 
-MAGIC = b"DWPATCH\x01"
+MAGIC = b"DWPATCH\x02"
 WIDTHS = (1, 2, 4, 8)
-CODERS = ("plain", "xz", "symbols", "rows", "dwz")
+CODERS = ("xz", "dwz")
 _HEAD = len(MAGIC) + 32
 _LARGEST_INSTRUCTIONS = 16 << 20
-_XZ_MEMORY = 128 << 20
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What is sent of a file: `coded` bytes of the update file from `at` on, and the steps to make it."""
+
+    coder: str
+    at: int
+    coded: int
+    steps: Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,7 @@ class Patch:
     signed: Signed
     base: Optional[str]
     """The hash of the base's manifest; None for a complete update."""
-    files: Mapping[str, Sequence[Sequence[Any]]]
-    sections: Sequence[Tuple[str, int, int, int]]
-    """Coder, offset in the file, coded bytes, bytes."""
+    files: Mapping[str, Sent]
 
     def onto(self, base: Optional[Bundle]) -> Patched:
         """The new release's files, made from the base's."""
@@ -60,7 +64,7 @@ class Patch:
                 "Send the complete update (deadweight delta NEW --out FILE), or a patch from the installed "
                 "release.",
             )
-        return Patched(self, base, {})
+        return Patched(self, base)
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,6 @@ class Patched:
 
     patch: Patch
     base: Optional[Bundle]
-    cache: Dict[str, Tuple[Any, bytes]]
-    """Cache of the base's file and the section that were read last."""
 
     @property
     def signed(self) -> Signed:
@@ -79,34 +81,30 @@ class Patched:
 
     def read(self, name: str) -> bytes:
         """A file's bytes, checked against the manifest."""
-        entry = self.signed.files[name]
-        data = b"".join([self._step(step) for step in self.patch.files[name]])
+        entry, one = self.signed.files[name], self.patch.files[name]
+        with opened(self.patch.path) as file:
+            file.seek(one.at)
+            sent = _exactly(file, one.coded)
+        rest = decoded(one.coder, sent, sum(step[1] for step in one.steps if step[0] != "copy"))
+        read, parts = ("", b""), []
+        for operation, size, *where in one.steps:
+            new, rest = (b"", rest) if operation == "copy" else (rest[:size], rest[size:])
+            if operation != "take":
+                if where[0] != read[0]:
+                    read = (where[0], self._base().read(where[0]))
+                old = read[1][where[1] : where[1] + size]
+                if len(old) < size:
+                    raise _wrong("a step reads past the end")
+                new = old if operation == "copy" else added(old, new, width=where[2])
+            parts.append(new)
+        data = b"".join(parts)
         check_content(name, entry, size=len(data), sha256=hashlib.sha256(data).hexdigest(), head=data[:4])
         return data
 
-    def _step(self, step: Sequence[Any]) -> bytes:
-        operation, place, at, size = step[:4]
-        if operation == "take":
-            return _part(self._section(place), at, size)
-        old = _part(self._file(place), at, size)
-        return old if operation == "copy" else added(old, self._section(step[5], size), width=step[4])
-
-    def _file(self, name: str) -> bytes:
+    def _base(self) -> Bundle:
         if self.base is None:
             raise _wrong("a complete update copies from a base")
-        if self.cache.get("file", (None, b""))[0] != name:
-            self.cache["file"] = (name, self.base.read(name))
-        return self.cache["file"][1]
-
-    def _section(self, index: int, size: Optional[int] = None) -> bytes:
-        coder, at, coded, plain = self.patch.sections[index]
-        if size not in (None, plain):
-            raise _wrong("a section has another size than its step")
-        if self.cache.get("section", (None, b""))[0] != index:
-            with opened(self.patch.path) as file:
-                file.seek(at)
-                self.cache["section"] = (index, decoded(coder, _exactly(file, coded), plain))
-        return self.cache["section"][1]
+        return self.base
 
 
 def open_patch(path: Path, *, root: Path = Path("/"), signers: Optional[Path] = None) -> Patch:
@@ -127,10 +125,14 @@ def open_patch(path: Path, *, root: Path = Path("/"), signers: Optional[Path] = 
         file.seek(_HEAD)
         manifest, signature = _frame(file, LARGEST), _frame(file, LARGEST)
         signed = check_signed(manifest, signature, root=root, signers=signers)
-        base, files, sections = _instructions(_frame(file, _LARGEST_INSTRUCTIONS), signed, file.tell())
-    if sum(coded for _, _, coded, _ in sections) != end - (sections[0][1] if sections else end):
-        raise _wrong("its sections do not end where it does")
-    return Patch(path, signed, base, files, sections)
+        base, files = _instructions(_frame(file, _LARGEST_INSTRUCTIONS), signed)
+        placed, at = {}, file.tell()
+    for name, (coder, coded, steps) in sorted(files.items()):
+        placed[name] = Sent(coder, at, coded, steps)
+        at += coded
+    if at != end:
+        raise _wrong("what is sent does not end where the file does")
+    return Patch(path, signed, base, placed)
 
 
 def open_release(
@@ -151,106 +153,60 @@ def added(old: bytes, difference: bytes, *, width: int) -> bytes:
 
 
 def decoded(coder: str, data: bytes, size: int) -> bytes:
-    """A section's bytes: exactly `size`, and never more in memory."""
-    if coder == "plain":
-        plain = data
-    elif coder == "xz":
-        import lzma
+    """What is sent: exactly `size` bytes, and never more in memory."""
+    if not size and not data:
+        return b""
+    try:
+        if coder == "dwz":
+            from ..coded.container import unpack
 
-        try:
-            unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
-            plain = unpacker.decompress(data, max_length=size + 1)
-            if not unpacker.eof and len(plain) <= size:
-                plain += unpacker.decompress(b"", max_length=1)
-        except (lzma.LZMAError, EOFError, MemoryError) as error:
-            raise _wrong(f"a section cannot be unpacked ({error})") from error
-        if not unpacker.eof or unpacker.unused_data:
-            raise _wrong(f"a section does not have {size} bytes")
-    else:
-        from ..coded.container import unpack
+            plain = unpack(data, most=size)
+        else:
+            from ..coded.xz import Stream
 
-        try:
-            plain = unpack(data, most=size) if coder == "dwz" else _symbols(data, size, rows=coder == "rows")
-        except ArtifactError as error:
-            raise _wrong(error.what) from error
+            stream = Stream(data)
+            plain = stream.take(size)
+            stream.done()
+    except ArtifactError as error:
+        raise _wrong(error.what) from error
     if len(plain) != size:
-        raise _wrong(f"a section has {len(plain)} bytes, not {size}")
+        raise _wrong(f"{len(plain)} bytes are sent, not {size}")
     return plain
 
 
-def _symbols(data: bytes, size: int, *, rows: bool) -> bytes:
-    """Bytes of the entropy coder; with rows, each row has a class, and bytes of a class share a table."""
-    import numpy as np
-
-    from ..coded.streams import decode_symbols
-
-    if not rows:
-        return bytes(decode_symbols(data, most=size).tobytes())
-    length, class_bytes = struct.unpack("<II", data[:8].ljust(8, b"\0"))
-    if not length:
-        raise _wrong("a section has rows of no length")
-    count = -(-size // length)
-    classes = decode_symbols(data[8 : 8 + class_bytes], most=count)
-    if len(classes) != count:
-        raise _wrong("a section has another number of rows than classes")
-    contexts = np.repeat(classes, length)[:size]
-    return bytes(decode_symbols(data[8 + class_bytes :], most=size, contexts=contexts).tobytes())
-
-
-def _instructions(
-    data: bytes, signed: Signed, at: int
-) -> Tuple[Optional[str], Dict[str, List[List[Any]]], List[Tuple[str, int, int, int]]]:
+def _instructions(data: bytes, signed: Signed) -> Tuple[Optional[str], Mapping[str, List[Any]]]:
     """The instructions, checked: every step has a known form, and each file gets its size."""
     try:
         content = json_of(data)
-        base, files, listed = content["base"], content["files"], content["sections"]
-        sections = []
-        for coder, coded, plain in listed:
-            if coder not in CODERS or not _counts(coded, plain):
-                raise ValueError("a section of an unknown form")
-            sections.append((coder, at, coded, plain))
-            at += coded
+        base, files = content["base"], content["files"]
         if set(files) != set(signed.files):
             raise ValueError("its files are not those that were signed")
         if base is not None and not (isinstance(base, str) and len(base) == 64):
             raise ValueError("its base is not a hash")
-        largest = sum(entry.bytes for entry in signed.files.values())
-        if sum(plain for _, _, _, plain in sections) > largest:
-            raise ValueError("its sections are larger than what was signed")
-        for name, steps in files.items():
-            for step in steps:
-                _check_step(step, len(sections))
-            if sum(step[3] for step in steps) != signed.files[name].bytes:
+        for name, (coder, coded, steps) in files.items():
+            if coder not in CODERS or not _counts(coded) or not all(map(_is_known, steps)):
+                raise ValueError("a step of an unknown form")
+            if sum(step[1] for step in steps) != signed.files[name].bytes:
                 raise ValueError(f"{name} does not get the signed size")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _wrong(str(error)) from error
-    return base, files, sections
+    return base, files
 
 
-def _check_step(step: Any, sections: int) -> None:
-    kind, place, at, size, *more = step
-    if not _counts(at, size) or size == 0:
-        raise ValueError("a step without a size")
-    if kind == "take" and not more:
-        known = _counts(place) and place < sections
-    elif kind == "add" and len(more) == 2:
-        width, section = more
-        known = isinstance(place, str) and _counts(width) and width in WIDTHS and size % width == 0
-        known = known and _counts(section) and section < sections
-    else:
-        known = kind == "copy" and isinstance(place, str) and not more
-    if not known:
-        raise ValueError("a step of an unknown form")
+def _is_known(step: Any) -> bool:
+    kind, size, *more = step
+    if not _counts(size) or size == 0:
+        return False
+    if kind == "take":
+        return not more
+    file, at, *widths = more
+    if not isinstance(file, str) or not _counts(at):
+        return False
+    return not widths if kind == "copy" else kind == "add" and widths[0] in WIDTHS and size % widths[0] == 0
 
 
-def _counts(*values: Any) -> bool:
-    return all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
-
-
-def _part(data: bytes, at: int, size: int) -> bytes:
-    if at + size > len(data):
-        raise _wrong("a step reads past the end")
-    return data[at : at + size]
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _frame(file: BinaryIO, most: int) -> bytes:

@@ -211,7 +211,7 @@ def agent_bytes() -> bytes:
     import zipfile  # imported here, so that the agent starts fast
 
     files = {"__main__.py": _MAIN.replace("VERSION", __version__).encode(), "deadweight/__init__.py": b""}
-    for path in sorted((*_SOURCES.rglob("*.py"), *_SOURCES.rglob("*.dat"))):
+    for path in sorted(_SOURCES.rglob("*.py")):
         files[f"deadweight/targets/{path.relative_to(_SOURCES).as_posix()}"] = path.read_bytes()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:

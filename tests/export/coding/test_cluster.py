@@ -9,7 +9,7 @@ import pytest
 from support.onnx_files import read_weights, sparse_weight, write_weights
 
 from deadweight.export.coding.cluster import Start, cluster, cluster_file, shortened
-from deadweight.export.coding.entropy import encode_symbols
+from deadweight.export.coding.container import xz
 from deadweight.targets.errors import ModelError
 
 
@@ -70,10 +70,10 @@ def test_a_price_saves_more_bytes_than_fewer_bits_do_at_one_error() -> None:
     curve = []
     for bits in (3, 4, 5):
         made = cluster({"w": weight}, bits)
-        coded = len(encode_symbols(made.index["w"].astype(np.uint8)))
+        coded = len(xz(made.index["w"].astype(np.uint8).tobytes()))
         curve.append((error(weight, bits), coded))
     priced = cluster({"w": weight}, 5, price=0.03)
-    coded = len(encode_symbols(priced.index["w"].astype(np.uint8)))
+    coded = len(xz(priced.index["w"].astype(np.uint8).tobytes()))
     lost = float(np.square(weight - priced.values("w")).mean())
     errors, sizes = zip(*reversed(curve), strict=True)
     bytes_there = np.interp(np.log(lost), np.log(errors), np.array(sizes))
