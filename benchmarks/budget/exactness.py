@@ -33,8 +33,9 @@ from benchmarks.common.record import Row, measure_missing
 from deadweight.export.onnx_graph.graph import load
 from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.budget.advice import steps
+from deadweight.pipeline.budget.grids import Network
 from deadweight.pipeline.budget.latency import of_table
-from deadweight.pipeline.budget.measured import Network, table_of
+from deadweight.pipeline.budget.measured import table_of
 from deadweight.pipeline.budget.resized import of_file
 from deadweight.pipeline.budget.solve import Levels, OutOfReachError, Sum, Term, solve
 from deadweight.targets.target import load_target
@@ -42,6 +43,8 @@ from deadweight.targets.timing.clock import time_together
 from deadweight.targets.timing.measurement import Measurement, Protocol
 
 TABLES, CLOCKS, SHARES = 1000, 10, (0.35, 0.5, 0.65, 0.8)
+EVERY = {8: 4, 16: 8, 32: 8, 64: 16}
+"""By the step of the clock, that of the 16 widths of a group: a step that all of them keep cannot be seen."""
 
 
 class Residual(nn.Module):
@@ -159,9 +162,11 @@ def clocks(step: int) -> Row:
     for seed in range(CLOCKS):
         rng, clock = random.Random(seed), Clock(step, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
-            model = load(chain(Path(folder) / "m.onnx", [128, 128, 128], seed=seed))
+            finest = EVERY[step]
+            model = load(chain(Path(folder) / "m.onnx", [16 * finest] * 3, seed=seed))
             network = of_file(model, load_target("x86-cpu"))
-            levels = {name: tuple(range(8, 129, 8)) for name in network.levels}
+            own = tuple(finest * at for at in range(1, 17))
+            levels = dict.fromkeys(network.levels, own)
             table = table_of(
                 Network(network.file_at, levels, network.dense),
                 clock.together,
@@ -194,7 +199,7 @@ def clocks(step: int) -> Row:
 CASES: dict[str, Callable[[], Row]] = {
     **{f"network {name}": partial(networks, name) for name in NETWORKS},
     "planted tables": tables,
-    **{f"clock of steps of {step}": partial(clocks, step) for step in (8, 16, 32, 64)},
+    **{f"clock of steps of {step}": partial(clocks, step) for step in EVERY},
 }
 
 

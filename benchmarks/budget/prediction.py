@@ -30,8 +30,9 @@ from deadweight.export.onnx_graph.graph import OnnxModel, save
 from deadweight.export.onnx_graph.resize import Widths
 from deadweight.export.quantization.calibrate import calibrate
 from deadweight.export.quantization.to_qdq import to_qdq
+from deadweight.pipeline.budget.grids import Network
 from deadweight.pipeline.budget.latency import of_table
-from deadweight.pipeline.budget.measured import Network, table_of
+from deadweight.pipeline.budget.measured import table_of
 from deadweight.pipeline.budget.resized import of_module, unlike
 from deadweight.pipeline.budget.table import levels_of
 from deadweight.pipeline.pruning.trace import trace

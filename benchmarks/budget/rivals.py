@@ -63,8 +63,9 @@ from benchmarks.common.grid import (
 )
 from benchmarks.common.record import Row, recorded
 from deadweight.export.onnx_graph.graph import save
+from deadweight.pipeline.budget.grids import Network
 from deadweight.pipeline.budget.latency import Latency, of_table
-from deadweight.pipeline.budget.measured import Network, seconds_in_chunks
+from deadweight.pipeline.budget.measured import seconds_in_chunks
 from deadweight.pipeline.budget.resized import of_module
 from deadweight.pipeline.budget.solve import OutOfReachError, Sum, Term, solve
 from deadweight.pipeline.budget.table import EMPTY, SegmentTable, load_table

@@ -13,8 +13,9 @@ import onnx
 
 from ..export.onnx_graph.graph import load
 from ..pipeline.budget.advice import curves, sentences
+from ..pipeline.budget.grids import Network, empty_file
 from ..pipeline.budget.latency import of_table
-from ..pipeline.budget.measured import Network, check_same, empty_file, table_of
+from ..pipeline.budget.measured import check_same, table_of
 from ..pipeline.budget.resized import of_file, of_module, unlike
 from ..pipeline.budget.table import levels_of, load_table
 from ..pipeline.budget.timer import QUICK, Conditions, Together, timer
@@ -157,4 +158,4 @@ def _of_workload(spec: str, target: Target) -> Network:
     model, example = unlike(built_model(workload, seed=0)).eval(), example_batch(workload)
     groups = trace(model, example)
     levels = {one.name: levels_of(one.size, one.kinds, target) for one in groups if one.kind not in BLOCKS}
-    return of_module(model, groups, levels, example, seed=0)
+    return of_module(model, groups, levels, example, seed=0, target=target)

@@ -5,58 +5,31 @@ What is timed together is relative to the whole network, since a machine's speed
 
 from __future__ import annotations
 
-import itertools
-import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
-from ...export.onnx_graph.graph import OnnxModel, save
-from ...export.onnx_graph.resize import Widths
-from ...export.onnx_graph.segments import segments
+from ...export.onnx_graph.graph import save
 from ...targets.errors import ModelError, RecipeError
 from ...targets.progress import Progress, silent
 from ...targets.timing.measurement import Measurement, Protocol
-from .solve import Levels
-from .table import DENSE, EMPTY, SegmentTable, TimedSegment, key_of, load_table
+from .grids import Layout, Makers, Network, empty_file
+from .table import DENSE, EMPTY, SegmentTable, load_table
 from .timer import QUICK, Conditions, Together, check_valid, seconds_of
 
-FileAt = Callable[[Widths], onnx.ModelProto]
-"""The network's file at these widths of its groups."""
-Makers = Mapping[str, Callable[[], onnx.ModelProto]]
 CHUNK = 30
 """Files that are timed together, beside the dense network, by which chunks are made comparable."""
-MOST_TIMED, MOST_COMBINATIONS = 256, 4096
-"""Widths of a segment's groups together: that are timed, and that a plan may choose from."""
+REPEATED, TURNS = 16, 3
+"""Entries that are timed twice, for their noise; and how often widths are added between others."""
 _DEPENDS = ("If", "Loop", "Scan", "NonZero", "NonMaxSuppression", "Unique", "Compress")
 """Operators whose time depends on what the network is given."""
-
-
-@dataclass(frozen=True, eq=False)
-class Network:
-    """A network whose file can be made at other widths: its groups with these, and its own widths."""
-
-    file_at: FileAt
-    levels: Levels
-    dense: Widths
-
-    def drawn(self, count: int, seed: int) -> list[dict[str, int]]:
-        """Networks of random widths, each another; fewer where there are not so many."""
-        rng, found = random.Random(seed), dict[str, dict[str, int]]()
-        for _ in range(20 * count):
-            widths = {name: rng.choice(own) for name, own in self.levels.items()}
-            if len(found) < count and widths != self.dense:
-                found[key_of([*widths.values()])] = widths
-        return [*found.values()]
 
 
 def table_of(
@@ -98,24 +71,16 @@ def table_of(
     }
     tried = next(_timed(trial, dense, together, protocol))
     each_s = (time.monotonic() - started) / (len(trial) + 1)
-    table, models = _laid_out(network, Conditions.of(tried[DENSE]), asdict(tried[DENSE].protocol), progress)
-    if path.exists():
-        table = _continued(table, load_table(path), path)
-    drawn = [network.dense, *replace(network, levels=table.levels).drawn(networks + twice, seed)]
-    files = {table.network_key(widths): partial(network.file_at, widths) for widths in drawn}
-    held = dict([*files.items()][len(files) - len(drawn) * twice // (networks + twice) :])
-    jobs: list[tuple[str, Makers]] = [
-        ("seconds", {key: partial(models.__getitem__, key) for key in models}),
-        ("networks", files),
-        ("again", held),
-    ]
-    missing = sum(len(makers.keys() - getattr(table, kind).keys()) for kind, makers in jobs)
-    if missing:
-        begun(
-            f"{missing} timings are left, of {len(models)} segments and {len(files)} whole networks, "
-            f"{len(held)} of them twice: about {max(1, round(missing * each_s / 60))} min"
-        )
-    for kind, makers in jobs:
+    layout, old = Layout.of(network), load_table(path) if path.exists() else None
+    if old is not None:
+        layout.adopt(old)
+    entries = layout.make(progress)
+    table = layout.table(Conditions.of(tried[DENSE]), asdict(tried[DENSE].protocol))
+    if old is not None:
+        table = _continued(table, old, path)
+
+    def timed(kind: str, makers: Makers) -> None:
+        nonlocal table
         wanted = {key: maker for key, maker in makers.items() if key not in getattr(table, kind)}
         for new in seconds_in_chunks(wanted, dense, together, protocol, first=table.seconds.get(DENSE)):
             table = replace(table, seconds={**table.seconds, DENSE: new.pop(DENSE)})
@@ -123,6 +88,40 @@ def table_of(
             table = replace(table, **more)
             table.save(path)
             progress(len(getattr(table, kind)), len(makers), f"table: {kind}")
+
+    def whole_networks() -> tuple[Makers, Makers]:
+        drawn = [network.dense, *replace(network, levels=table.levels).drawn(networks + twice, seed)]
+        files = {table.network_key(widths): partial(network.file_at, widths) for widths in drawn}
+        return files, dict([*files.items()][len(files) - len(drawn) * twice // (networks + twice) :])
+
+    files, held = whole_networks()
+    count = 0 if table.turns else max(0, min(REPEATED, len(entries)) - len(table.repeated))
+    repeated = {key: entries[key] for key in random.Random(2).sample(sorted(entries), count)}
+    of_each = (("seconds", entries), ("repeated", repeated), ("networks", files), ("again", held))
+    if missing := sum(len(makers.keys() - getattr(table, kind).keys()) for kind, makers in of_each):
+        finer = ", and more where the time bends" if network.finer and table.turns < TURNS else ""
+        begun(
+            f"{missing} timings are left, of {len(entries)} segments and {len(files)} whole networks, "
+            f"{len(held)} of them twice{finer}: about {max(1, round(missing * each_s / 60))} min"
+        )
+    timed("seconds", entries)
+    timed("repeated", repeated)
+    while table.turns < TURNS:
+        probes = layout.probes(table.turns)
+        timed("seconds", layout.make(progress, probes) if probes else {})
+        found = layout.bent(table, probes)
+        layout.refine(found)
+        entries = layout.make(progress)
+        fine = layout.table(table.conditions, table.protocol)
+        turns = table.turns + 1 if found else TURNS
+        table = replace(
+            table, choices=fine.choices, segments=fine.segments, weights=fine.weights, turns=turns
+        )
+        timed("seconds", entries)
+        table.save(path)
+    files, held = whole_networks()
+    timed("networks", files)
+    timed("again", held)
     return table
 
 
@@ -134,8 +133,7 @@ def _continued(table: SegmentTable, old: SegmentTable, path: Path) -> SegmentTab
             f"{path} is the table of another network, or of other widths of it.",
             "Give another file by --out, or delete it.",
         )
-    known = {key: value for key, value in old.seconds.items() if key in {*table.weights, DENSE}}
-    return replace(table, seconds=known, networks=old.networks, again=old.again, damage=old.damage)
+    return replace(old, conditions=table.conditions, protocol=table.protocol)
 
 
 def check_same(table: SegmentTable, here: Conditions, path: Path) -> None:
@@ -145,65 +143,6 @@ def check_same(table: SegmentTable, here: Conditions, path: Path) -> None:
             f"{path} was measured under other conditions: {'; '.join(differences)}.",
             "Set the machine as it was then, or make a new table: deadweight table, with another --out.",
         )
-
-
-def _laid_out(
-    network: Network, conditions: Conditions, protocol: Mapping[str, object], progress: Progress
-) -> tuple[SegmentTable, dict[str, onnx.ModelProto]]:
-    """The table without times, and the files of its entries, by key."""
-    whole = _segments(network.file_at(network.dense))
-    changed: dict[str, list[str]] = {name: [] for name in whole}
-    for group, own in network.levels.items():
-        for width in {own[0], own[-1]} - {network.dense[group]}:
-            other = _segments(network.file_at({**network.dense, group: width}))
-            for name in {**whole, **other}:
-                differs = whole.get(name, _ABSENT)[0] != other.get(name, _ABSENT)[0]
-                if differs and group not in changed.setdefault(name, []):
-                    changed[name].append(group)
-    levels = network.levels
-    for most in range(max(map(len, levels.values()), default=0), 1, -1):
-        levels = {name: thinned(own, most, network.dense[name]) for name, own in levels.items()}
-        if all(math.prod(len(levels[g]) for g in own) <= MOST_COMBINATIONS for own in changed.values()):
-            break
-    grids = {name: [*_grid([levels[group] for group in own])] for name, own in changed.items()}
-    keys: dict[str, dict[str, str]] = {name: {} for name in changed}
-    models: dict[str, onnx.ModelProto] = {EMPTY: empty_file()}
-    rng = random.Random(0)
-    for at, (name, groups) in enumerate(changed.items()):
-        progress(at, len(changed), "table: files of segments")
-        for combination in itertools.product(*grids[name]):
-            if key_of(combination) in keys[name]:
-                continue
-            # The other groups' widths are drawn, so that one file serves many segments.
-            drawn = {group: rng.choice(own) for group, own in levels.items()}
-            widths = {**drawn, **dict(zip(groups, combination, strict=True))}
-            made = _segments(network.file_at(widths))
-            for each, its in changed.items():
-                here = [widths[group] for group in its]
-                if all(width in grid for width, grid in zip(here, grids[each], strict=True)):
-                    key, model = made.get(each, _ABSENT)
-                    keys[each].setdefault(key_of(here), key)
-                    if model is not None:
-                        models.setdefault(key, model)
-    laid = [TimedSegment(name, tuple(own), tuple(grids[name]), keys[name]) for name, own in changed.items()]
-    weights = {key: sum(len(t.raw_data) for t in m.graph.initializer) for key, m in models.items()}
-    digest = sha256(repr([(name, key) for name, (key, _) in whole.items()]).encode()).hexdigest()
-    choices = tuple(levels.items())
-    return SegmentTable(digest, conditions, protocol, choices, network.dense, tuple(laid), weights), models
-
-
-def _grid(levels: Sequence[Sequence[int]]) -> Iterable[tuple[int, ...]]:
-    """The widths to be timed of each of a segment's groups: all, or fewer where they are too many."""
-    most = max(map(len, levels), default=0)
-    while most > 2 and math.prod(min(len(own), most) for own in levels) > MOST_TIMED:
-        most -= 1
-    return (thinned(own, most, own[-1]) for own in levels)
-
-
-def thinned(levels: Sequence[int], most: int, kept: int) -> tuple[int, ...]:
-    """At most so many of some widths, evenly spaced, and one that stays."""
-    at = np.linspace(0, len(levels) - 1, min(most, len(levels))).round().astype(int)
-    return tuple(sorted({*(levels[place] for place in at.tolist()), kept}))
 
 
 def seconds_in_chunks(
@@ -239,21 +178,3 @@ def _timed(
                 paths[key] = Path(place) / f"{at}.onnx"
                 save(makers[key](), paths[key])
             yield together(paths, protocol)
-
-
-_ABSENT: tuple[str, onnx.ModelProto | None] = ("", None)
-
-
-def _segments(model: onnx.ModelProto) -> dict[str, tuple[str, onnx.ModelProto | None]]:
-    return {one.name: (one.key(), one.model) for one in segments(OnnxModel(model, Path()))}
-
-
-def empty_file() -> onnx.ModelProto:
-    value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Relu", ["x"], ["y"])],
-        EMPTY,
-        [value("x", onnx.TensorProto.FLOAT, [1, 8])],
-        [value("y", onnx.TensorProto.FLOAT, [1, 8])],
-    )
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)

@@ -22,7 +22,7 @@ from ...export.quantization.to_qdq import to_qdq
 from ...targets.errors import ModelError, users_code
 from ...targets.progress import Progress
 from ..workload import Workload, example_batch, inputs_of, split_batches
-from .measured import Network
+from .grids import Network
 
 FLOAT, INT8 = 32, 8
 _BITS = " (bits)"
@@ -70,7 +70,7 @@ def with_precision(network: Network, workload: Workload, dialect: str) -> tuple[
 
     bits = {bits_of(layer): (INT8, FLOAT) for layer in layers}
     dense_widths = {**network.dense, **dict.fromkeys(bits, FLOAT)}
-    return Network(file_at, {**network.levels, **bits}, dense_widths), tuple(layers)
+    return Network(file_at, {**network.levels, **bits}, dense_widths, network.finer), tuple(layers)
 
 
 def int8_damage(

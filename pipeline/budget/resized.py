@@ -20,9 +20,12 @@ from ...targets.errors import ModelError
 from ...targets.target import Target
 from ..pruning.groups import Groups, choose
 from ..pruning.surgery import apply
-from .measured import FileAt, Network
+from .grids import FileAt, Network
 from .solve import Levels
 from .table import levels_of, wider
+
+FINEST = 32
+"""How many widths of a group a table may have where its time bends; 8 at first."""
 
 
 def of_file(model: OnnxModel, target: Target) -> Network:
@@ -38,13 +41,23 @@ def of_file(model: OnnxModel, target: Target) -> Network:
         )
         for one in found
     }
-    return Network(resizable.at, levels, {one.name: one.size for one in found})
+    finer = {one.name: levels_of(one.size, one.kinds, target, most=FINEST) for one in found}
+    return Network(resizable.at, levels, {one.name: one.size for one in found}, finer)
 
 
 def of_module(
-    model: nn.Module, groups: Groups, levels: Levels, example: Mapping[str, Tensor], *, seed: int
+    model: nn.Module,
+    groups: Groups,
+    levels: Levels,
+    example: Mapping[str, Tensor],
+    *,
+    seed: int,
+    target: Target | None = None,
 ) -> Network:
-    """A module with its groups at these widths, whose files are made from a few exports."""
+    """A module with its groups at these widths, whose files are made from a few exports.
+
+    With a target, widths between them may be added by its alignment.
+    """
     dense = {name: groups[name].size for name in levels}
     scores = {name: torch.arange(size, 0, -1.0) for name, size in dense.items()}
 
@@ -56,7 +69,9 @@ def of_module(
 
     narrow = {name: own[0] for name, own in levels.items()}
     checks = Network(exported, levels, dense).drawn(2, seed)
-    return Network(resizable(exported, dense, narrow, checks), levels, dense)
+    own = [groups[name] for name in levels] if target else []
+    finer = {one.name: levels_of(one.size, one.kinds, target, most=FINEST) for one in own if target}
+    return Network(resizable(exported, dense, narrow, checks), levels, dense, finer)
 
 
 def unlike(model: nn.Module, *, seed: int = 0) -> nn.Module:

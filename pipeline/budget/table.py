@@ -8,6 +8,7 @@ where it stopped.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from ...targets.target import Target
 from .solve import Levels, Sum, Term
 from .timer import Conditions
 
+Times = np.ndarray[Any, np.dtype[np.float64]]
 SCHEMA = 1
 EMPTY, DENSE = "empty", "dense"
 """Entries of `seconds` that are no segments: a call that computes nothing, and the whole network."""
@@ -60,6 +62,8 @@ class SegmentTable:
         weights: by key, the bytes of the segment's constants.
         networks: seconds of networks, by their widths in the order of the groups.
         again: the same for those that are timed twice: they are held out of the fit.
+        repeated: by key, the second times of some segments.
+        turns: how often widths between others were tried, see `grids`.
         damage: by group and width, the rise of the validation loss, where it is known.
     """
 
@@ -74,6 +78,8 @@ class SegmentTable:
     networks: Mapping[str, float] = field(default_factory=dict)
     again: Mapping[str, float] = field(default_factory=dict)
     damage: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    repeated: Mapping[str, float] = field(default_factory=dict)
+    turns: int = 0
     schema: int = SCHEMA
 
     @property
@@ -81,17 +87,34 @@ class SegmentTable:
         return dict(self.choices)
 
     def part(self, at: int, widths: Sequence[int]) -> float:
-        """Seconds of a segment at the widths of its groups, without a call's own time."""
-        return self._between(at, widths, lambda key: max(self.seconds[key] - self.seconds[EMPTY], 0.0))
+        """Seconds of a segment at the widths of its groups, without a call's own time or the noise."""
+        return self._between(at, widths, self._parts[at])
 
-    def _between(self, at: int, widths: Sequence[int], value: Any) -> float:
-        one = self.segments[at]
-        corners = [_corners(grid, width) for grid, width in zip(one.grid, widths, strict=True)]
-        total = 0.0
-        for corner in itertools.product(*corners):
-            if key := one.keys[key_of([width for width, _ in corner])]:
-                total += math.prod(share for _, share in corner) * value(key)
-        return total
+    @functools.cached_property
+    def _parts(self) -> list[dict[str, float]]:
+        """By segment and widths, its seconds, smooth: a plan of least time would choose the noise."""
+        found, empty = list[dict[str, float]](), self.seconds[EMPTY]
+        for one in self.segments:
+            times = {key: self.seconds[entry] for key, entry in one.keys.items() if entry}
+            if len(times) == len(one.keys) and len(one.grid) > 1:
+                shape, by_key = [len(own) for own in one.grid], [*map(key_of, itertools.product(*one.grid))]
+                some = np.array([times[key] for key in by_key]).reshape(shape)
+                times = dict(zip(by_key, smooth(some, self.entry_noise).ravel().tolist(), strict=True))
+            found.append({key: max(seconds - empty, 0.0) for key, seconds in times.items()})
+        return found
+
+    @property
+    def entry_noise(self) -> float:
+        """The standard deviation of a segment's time, as a share, by those timed twice; 0 without them."""
+        ratio = np.log([second / self.seconds[key] for key, second in self.repeated.items()] or [1.0])
+        return float(1.4826 * np.median(np.abs(ratio - np.median(ratio))) / math.sqrt(2))
+
+    def _between(self, at: int, widths: Sequence[int], values: Mapping[str, float]) -> float:
+        corners = [_corners(grid, width) for grid, width in zip(self.segments[at].grid, widths, strict=True)]
+        return sum(
+            math.prod(share for _, share in corner) * values.get(key_of([width for width, _ in corner]), 0.0)
+            for corner in itertools.product(*corners)
+        )
 
     def parts(self, widths: Widths) -> np.ndarray[Any, np.dtype[np.float64]]:
         """float64[segments]: seconds of each segment of a network, without a call's own time."""
@@ -100,16 +123,11 @@ class SegmentTable:
 
     def file_bytes(self) -> Sum:
         """The bytes of the constants in the file."""
-        return Sum(
-            "file_bytes",
-            [
-                Term(
-                    one.groups,
-                    {w: self._between(at, w, self.weights.__getitem__) for w in self.combinations(at)},
-                )
-                for at, one in enumerate(self.segments)
-            ],
-        )
+        terms = []
+        for at, one in enumerate(self.segments):
+            own = {key: float(self.weights[entry]) for key, entry in one.keys.items() if entry}
+            terms.append(Term(one.groups, {w: self._between(at, w, own) for w in self.combinations(at)}))
+        return Sum("file_bytes", terms)
 
     def combinations(self, at: int) -> list[tuple[int, ...]]:
         """All widths of a segment's groups."""
@@ -196,7 +214,7 @@ def load_table(path: Path) -> SegmentTable:
         good = good and all(set(grid) <= set(levels[n]) for n, grid in zip(one.groups, one.grid, strict=True))
         good = good and {*map(key_of, itertools.product(*one.grid))} == set(one.keys)
         good = good and known >= set(one.keys.values()) - {""}
-    for times in (table.seconds, table.networks, table.again):
+    for times in (table.seconds, table.repeated, table.networks, table.again):
         good = good and all(0 < value < 1e6 for value in times.values())
     for key in table.networks if good else ():
         drawn = key.split("/")
@@ -205,6 +223,23 @@ def load_table(path: Path) -> SegmentTable:
     if not good or not set(table.again) <= set(table.networks):
         raise ArtifactError(f"{path} is no table of segments: its parts do not fit each other.", _CURE)
     return table
+
+
+def smooth(times: Times, noise: float) -> Times:
+    """Times over the widths of two or more groups, without what the noise explains.
+
+    Their logarithm is a sum of one part for each group, and of a remainder, whose singular values stay where
+    they are above the largest of pure noise (Gavish and Donoho 2014).
+
+    Args:
+        times: float64, one axis for each group.
+        noise: the standard deviation of each, as a share.
+    """
+    logs = np.log(times).reshape(len(times), -1)
+    apart = logs.mean(1, keepdims=True) + logs.mean(0, keepdims=True) - logs.mean()
+    left, sizes, right = np.linalg.svd(logs - apart, full_matrices=False)
+    sizes[sizes <= noise * sum(map(math.sqrt, logs.shape))] = 0.0
+    return np.asarray(np.exp(apart + (left * sizes) @ right).reshape(times.shape))
 
 
 def key_of(widths: Sequence[int]) -> str:

@@ -281,7 +281,8 @@ class _Search:
         work.progress(0, 4, "budget: exports")
         chosen = [self.groups[name] for name in self.scores]
         levels = {one.name: levels_of(one.size, one.kinds, work.target) for one in chosen}
-        network = of_module(self.model, self.groups, levels, example_batch(work.workload), seed=work.seed)
+        example = example_batch(work.workload)
+        network = of_module(self.model, self.groups, levels, example, seed=work.seed, target=work.target)
         if "precision" in self.asked.choose:
             network, self.layers = with_precision(network, work.workload, self.dialect)
         table = table_of(

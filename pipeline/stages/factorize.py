@@ -28,7 +28,8 @@ from ...targets.errors import ModelError, RecipeError
 from ...targets.target import Target
 from ...targets.timing.judge import Judgement, judge
 from ...targets.timing.measurement import Protocol
-from ..budget.measured import empty_file, seconds_in_chunks
+from ..budget.grids import empty_file
+from ..budget.measured import seconds_in_chunks
 from ..budget.table import EMPTY
 from ..budget.timer import QUICK, Together, check_clock, timer
 from ..compression.low_rank import Convolution, candidates, factorized, product_of, prove

@@ -1,11 +1,11 @@
-"""A board behind a real sshd that has a TensorRT: NVIDIA's own bindings over the fake."""
+"""Boards behind a real sshd that have a TensorRT: NVIDIA's own bindings over the fake, or a trtexec."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from . import ssh_board, tensorrt_versions
+from . import ssh_board, tensorrt_versions, trtexec
 
 _SHIM = """
 import os, sys
@@ -43,3 +43,14 @@ def simulated_board(place: Path, version: str) -> ssh_board.Board:
     return ssh_board.make_board(
         place / "board", python=str(Path(sys.executable).parent), environment=environment
     )
+
+
+def board_with_trtexec(place: Path) -> ssh_board.Board:
+    """A board whose Python has no TensorRT, with the stand-in for trtexec, which says that it simulates."""
+    python = trtexec.stand_in(place / "bin").with_name("python3")
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    for name in ("tensorrt", "tensorrt_bindings"):
+        (python.parent / f"{name}.py").write_text("raise ImportError('libnvinfer.so.10: cannot open')")
+    environment = {"PYTHONPATH": python.parent, "OMP_NUM_THREADS": 1}
+    return ssh_board.make_board(place / "board", python=str(python.parent), environment=environment)

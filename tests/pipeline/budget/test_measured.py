@@ -14,10 +14,11 @@ from support.onnx_files import numbers, op, write_network
 from benchmarks.budget.planted import Clock, chain
 from deadweight.export.onnx_graph.graph import load, save
 from deadweight.pipeline.budget.advice import curves, front, sentences, steps
+from deadweight.pipeline.budget.grids import Network
 from deadweight.pipeline.budget.latency import of_table
-from deadweight.pipeline.budget.measured import Network, table_of
+from deadweight.pipeline.budget.measured import table_of
 from deadweight.pipeline.budget.resized import of_file
-from deadweight.pipeline.budget.table import SegmentTable, load_table
+from deadweight.pipeline.budget.table import SegmentTable, load_table, smooth
 from deadweight.targets.errors import ArtifactError, MeasurementError, ModelError, RecipeError
 from deadweight.targets.machine.jetson import BoardState
 from deadweight.targets.machine.nvidia_tools import PowerMode
@@ -88,6 +89,49 @@ def test_a_killed_call_goes_on_and_a_finished_one_measures_nothing(network: Netw
         begun=plans.append,
     )
     assert (clock.timings, plans) == (6, [])  # the trial, for the conditions
+
+
+@pytest.mark.parametrize(("step", "added"), [(32, True), (8, False)])
+def test_where_the_time_bends_between_widths_more_are_timed_and_a_killed_call_goes_on(
+    step: int, added: bool, tmp_path: Path
+) -> None:
+    made = of_file(load(chain(tmp_path / "m.onnx", [64, 64])), load_target("x86-cpu"))
+    coarse, fine = (dict.fromkeys(made.levels, tuple(range(at, 97, at))) for at in (32, 8))
+    network = Network(made.file_at, coarse, made.dense, fine)
+    clock, path, calls = Clock(step, noise=0.002), tmp_path / "t.json", 0
+
+    def cut(files: Mapping[str, Path], protocol: Protocol) -> Mapping[str, Measurement]:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # the trial, the segments, and those timed twice were measured
+            raise KeyboardInterrupt
+        return clock.together(files, protocol)
+
+    with pytest.raises(KeyboardInterrupt):
+        table_of(network, cut, path, runtime="onnxruntime", networks=16)
+    assert load_table(path).levels == coarse
+    table = table_of(network, clock.together, path, runtime="onnxruntime", networks=16)
+    assert 0 < table.entry_noise < 0.005
+    if not added:
+        assert table.levels == coarse
+        return
+    for own in table.levels.values():
+        assert {*own} > {32, 64, 96}
+        assert {*own} <= {*fine["conv0"]}
+    assert set(steps(table).values()) == {32}
+    assert all(seen.free == 64 for seen in curves(of_table(table), dict.fromkeys(table.levels, 40)))
+    clock.timings = 0
+    again = table_of(network, clock.together, path, runtime="onnxruntime", networks=16)
+    assert (clock.timings, again.seconds) == (6, table.seconds)
+
+
+def test_noise_is_taken_out_of_the_times_of_a_segment_and_structure_is_not() -> None:
+    rng = np.random.default_rng(0)
+    one, other = np.ceil(np.arange(1, 13) / 2), np.ceil(np.arange(1, 17) / 4)
+    true = 1e-5 + 1e-6 * one[:, None] * other
+    noisy = true * np.exp(0.05 * rng.standard_normal(true.shape))
+    assert np.abs(smooth(noisy, 0.05) / true - 1).mean() < 0.65 * np.abs(noisy / true - 1).mean()
+    assert np.allclose(smooth(noisy, 0.0), noisy)
 
 
 def test_the_plan_is_said_before_the_timing_begins(network: Network, tmp_path: Path) -> None:

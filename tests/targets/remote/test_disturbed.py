@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support import runs, ssh_board, trtexec
+from support import runs, simulated_board, ssh_board
 from support.boards import put, unpack
 
 import deadweight
@@ -36,13 +35,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can lay a bo
 @pytest.fixture
 def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssh_board.Board:
     """A board whose Python has no TensorRT, with the stand-in for trtexec."""
-    python = trtexec.stand_in(tmp_path / "bin").with_name("python3")
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    for name in ("tensorrt", "tensorrt_bindings"):
-        (python.parent / f"{name}.py").write_text("raise ImportError('libnvinfer.so.10: cannot open')")
-    environment = {"PYTHONPATH": python.parent, "OMP_NUM_THREADS": 1}
-    made = ssh_board.make_board(tmp_path / "board", python=str(python.parent), environment=environment)
+    made = simulated_board.board_with_trtexec(tmp_path)
     monkeypatch.setenv("DEADWEIGHT_SSH_CONFIG", str(made.config))
     monkeypatch.setenv("COLUMNS", "240")
     return made
