@@ -19,9 +19,12 @@ import argparse
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -40,7 +43,7 @@ from benchmarks.common.grid import (
 )
 from benchmarks.common.record import Row, recorded
 from deadweight.export.to_onnx import to_onnx
-from deadweight.pipeline.compression.masks import load_masks, stored_bytes
+from deadweight.pipeline.compression.masks import load_masks
 from deadweight.pipeline.importance.allocation import Scope
 from deadweight.pipeline.stages.finetune import Finetune
 from deadweight.pipeline.stages.prune import Prune
@@ -112,7 +115,7 @@ def measure(cell: Cell, work: Work) -> Row:
         **scores(made, name),
         "original": scores(made, "original"),
         "left": left,
-        "bytes": dataclasses.asdict(stored_bytes(tensors, set(masks))),
+        "bytes": stored_bytes(tensors, set(masks)),
         "file_bytes": files[name].stat().st_size,
         "latency_s": {one: timed[one].latency_s(50).value for one in files},
         "ratio": [judged.ratio, judged.low, judged.high],
@@ -120,6 +123,17 @@ def measure(cell: Cell, work: Work) -> Row:
         "events": judged.events,
         "clock": judged.clock,
     }
+
+
+def stored_bytes(tensors: Mapping[str, NDArray[Any]], sparse: set[str]) -> dict[str, int]:
+    """The least bytes of float32 tensors: those of `sparse` with a bitmask, or in compressed sparse rows."""
+    size = {"dense": 0, "bitmask": 0, "csr": 0}
+    for name, tensor in tensors.items():
+        kept = 4 * int(np.count_nonzero(tensor))
+        size["dense"] += 4 * tensor.size
+        size["bitmask"] += -(-tensor.size // 8) + kept if name in sparse else 4 * tensor.size
+        size["csr"] += 4 * len(tensor) + 6 * kept // 4 if name in sparse else 4 * tensor.size
+    return size
 
 
 def table(rows: Sequence[Row], network: str) -> str:

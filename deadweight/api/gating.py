@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ..targets.errors import RecipeError
 from ..targets.gate import check as gates
-from ..targets.gate import history as histories
 from ..targets.gate.baseline import (
     Baseline,
     old_model,
@@ -90,8 +89,7 @@ def gate(
     data = files.data if files.budgets.score_drop is not None else None
     if data is not None and on is None:
         score = partial(accuracy_apart, data=data, board=files.board, cap_s=cap)
-        scores = (score(old) if old else accepted.score, score(candidate))
-    kept = histories.read(files.history) if files.history is not None and files.history.exists() else []
+        scores = (score(old), score(candidate))
     how = how_there(
         on,
         target=target,
@@ -121,7 +119,6 @@ def gate(
         old,
         budgets=files.budgets,
         scores=scores,
-        history=kept,
         cap_s=cap,
         taken=taken,
         inputs=files.inputs,
@@ -138,7 +135,7 @@ def gate(
 def _on_board(
     on: str,
     how: HowThere,
-    old: Path | None,
+    old: Path,
     model: Path,
     accepted: Baseline,
     inputs: Path | None,
@@ -146,11 +143,6 @@ def _on_board(
     progress: Progress,
 ) -> tuple[Mapping[str, Measurement], tuple[float, float] | None]:
     """Both models' times from a board, 48 loads, judged once; and both scores there, with data."""
-    if old is None:
-        raise RecipeError(
-            f"The accepted model {accepted.model} is not here, so it cannot be sent to {on}.",
-            "Restore the file, or give the command that fetches it: --fetch CMD.",
-        )
     protocol, scores = replace(accepted.protocol, events=48), None
     models = {"baseline": old, "candidate": model}
     with connected(on, progress) as there:

@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from .. import api
-from ..targets.errors import ArtifactError, RecipeError, reported
+from ..targets.errors import ArtifactError, reported
 from ..terminal.options import BoardPrecision, BoardRuntime, Inputs, On, TargetName
 from ..terminal.printer import out
 from ..terminal.show import show
@@ -153,11 +153,6 @@ def _calibrate(files: GateFiles, *, runs: int, cap_s: float, fetch: str) -> None
     path = files.required("baseline")
     accepted = read_baseline(path)
     old = old_model(accepted, path, fetch=fetch)
-    if old is None:
-        raise RecipeError(
-            f"The accepted model {accepted.model} is not here, so the gate cannot be calibrated.",
-            "Restore the file, or give the command that fetches it: --fetch CMD.",
-        )
     with bar() as shown:
         found = calibrate(
             old,

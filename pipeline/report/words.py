@@ -27,7 +27,6 @@ from .units import (
     interval,
     percent,
     ratio,
-    size,
     spoken,
 )
 
@@ -236,12 +235,10 @@ def sparse_sentences(
         row: the network's row; `label` is its name in the sentences.
         others: rows of networks that were made smaller instead, for comparison.
     """
-    held, kept = facts["bytes"], count(facts["left"])
     words = [
-        f"{label}: {kept} of {count(facts['parameters'])} parameters are left "
-        f"({percent(facts['left'] / facts['parameters'])}), the others are zero but are still in the file. "
-        f"Its weights take {size(held['dense'])} dense, {size(held['bitmask'])} as a bitmask with values, "
-        f"{size(held['csr'])} as compressed sparse rows.",
+        f"{label}: {count(facts['left'])} of {count(facts['parameters'])} parameters are left "
+        f"({percent(facts['left'] / facts['parameters'])}), the others are zero but are still in the file: "
+        "deadweight pack leaves them out.",
         _speed(facts, row, target, label),
     ]
     for other in others:

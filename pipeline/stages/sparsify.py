@@ -8,7 +8,6 @@ Ampere and later GPUs.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -23,7 +22,6 @@ from ..compression.masks import (
     magnitude_masks,
     masked,
     save_masks,
-    stored_bytes,
     structured_masks,
     weights_of,
 )
@@ -86,11 +84,7 @@ class Sparsify:
         facts = sparse_facts(sparse, masks, self.pattern)
         made = work.with_model("sparse", sparse, plan=work.plan(source), beside={"masks": place})
         made = made.with_json("sparse", {"network": "sparse", **facts})
-        held = facts["bytes"]
-        words = (
-            f"{facts['left']:,} of {facts['parameters']:,} parameters are left; "
-            f"{held['dense']:,} bytes dense, {held['bitmask']:,} as a bitmask, {held['csr']:,} as sparse rows"
-        )
+        words = f"{facts['left']:,} of {facts['parameters']:,} parameters are left"
         return made.logged("sparsify", self, words)
 
     def _share(self, work: Work, model: nn.Module, weights: Mapping[str, nn.Parameter]) -> float:
@@ -108,15 +102,13 @@ class Sparsify:
 
 
 def sparse_facts(model: nn.Module, masks: Masks, pattern: Pattern) -> dict[str, Any]:
-    """Zeros, parameters left, and bytes in three formats, of a network with masks."""
-    tensors = {name: value.detach().cpu().numpy() for name, value in model.named_parameters()}
+    """Zeros and parameters left of a network with masks."""
     zeros = {name: int((~mask).sum()) for name, mask in masks.items()}
-    whole = sum(tensor.size for tensor in tensors.values())
+    whole = elements_of(model)
     return {
         "pattern": pattern,
         "structured": all(is_structured(mask) for mask in masks.values()),
         "parameters": whole,
         "left": whole - sum(zeros.values()),
         "zeros": zeros,
-        "bytes": dataclasses.asdict(stored_bytes(tensors, set(masks))),
     }

@@ -122,17 +122,23 @@ def read_baseline(path: Path) -> Baseline:
     return from_plain(Baseline, values, f"The baseline {path}", error=ArtifactError, cure=again)
 
 
-def old_model(baseline: Baseline, path: Path, *, fetch: str = "") -> Optional[Path]:
-    """The accepted model's file; None where it is missing.
+def old_model(baseline: Baseline, path: Path, *, fetch: str = "") -> Path:
+    """The accepted model's file.
 
     Args:
         fetch: the caller's command that puts a missing one there; it has no shell, and ten minutes.
+
+    Raises:
+        ArtifactError: it is missing, or another file is there.
     """
     place = (Path(path).parent / baseline.model).resolve()
     if not place.is_file() and fetch:
         _fetched(fetch, place)
     if not place.is_file():
-        return None
+        raise ArtifactError(
+            f"The accepted model {baseline.model} is not here: both models are timed side by side.",
+            "Restore the file, or give the command that fetches it: --fetch CMD.",
+        )
     sha256 = model_sha256(place)
     if sha256 != baseline.model_sha256:
         raise ArtifactError(

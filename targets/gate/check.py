@@ -2,8 +2,7 @@
 
 The baseline is the accepted model, not a number: both models are timed interleaved on this machine, because
 comparing with a stored time of another process calls a quarter to a half of all equal models slower
-(docs/judgement.md). Where the accepted model is not available, the model is compared with the stored sessions
-of a history, and a remark states how much less that detects.
+(docs/judgement.md).
 
 Each budget has one of three outcomes. `fail`: the whole interval is beyond the limit. `pass`: the whole
 interval is within. `cannot_tell`: neither, and the exit code is not 0. The error of repeated looks is
@@ -15,15 +14,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Sequence, Tuple
+from typing import List, Mapping, Optional, Tuple
 
 from ..budgets import Budgets
-from ..errors import MeasurementError
 from ..onnx_file import files_of, model_sha256
 from ..progress import Counted
 from ..runtimes.open import runtime_of
 from ..runtimes.runtime import Runtime
-from ..timing.clock import time_together
 from ..timing.inputs import given_inputs
 from ..timing.judge import Judgement, fewest_events, judge, unproven
 from ..timing.measurement import Measurement
@@ -32,14 +29,10 @@ from ..timing.sequential import CONFIDENCE, compare_until_decided, slowdown
 from ..timing.soak_summary import Energy
 from ..timing.tail import needed_samples, tail_of
 from .baseline import Baseline, refuse_other_inputs, refuse_other_runtime
-from .history import protocol_key, session_s
 
 SLOWDOWN = 0.02
 """The default limit: the change that does not matter."""
 _TIMED = ("slowdown", "latency_s", "p99_s")
-_SESSION_KEYS = {"machine", "software", "protocol", "session_s"}
-FEWEST_SESSIONS = 19
-"""Number of stored sessions for 95 % confidence without the accepted model."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,7 @@ class Gated:
 
     checks: Tuple[Check, ...]
     against: str
-    """`side by side`, `history` or `the same bytes`."""
+    """`side by side` or `the same bytes`."""
     judgement: Optional[Judgement]
     measured: Mapping[str, Measurement]
     memory_bytes: Optional[int]
@@ -78,11 +71,10 @@ class Gated:
 def check(
     model: Path,
     baseline: Baseline,
-    old: Optional[Path],
+    old: Path,
     *,
     budgets: Budgets,
     scores: Tuple[Optional[float], Optional[float]] = (None, None),
-    history: Sequence[Mapping[str, Any]] = (),
     cap_s: float = 60.0,
     taken: Optional[Mapping[str, Measurement]] = None,
     inputs: Optional[Path] = None,
@@ -94,15 +86,14 @@ def check(
     """Compares a model with the accepted one and checks the budgets.
 
     The accepted model itself, byte for byte, is not slower: nothing is timed for that, unless `by_bytes` is
-    false, and `measured` is empty without a budget for a time of its own. Without `old` the history's
-    sessions of the accepted model are used. `scores` are the accepted model's and the candidate's. `taken`
-    are measurements of both, `baseline` and `candidate`, from elsewhere (a board). `inputs` is the NPZ file
-    with which the baseline was recorded, if any. `board` is the runtime of the board that the user named; a
-    baseline only names its runtime, and loads no code. `energy` is the candidate's.
+    false, and `measured` is empty without a budget for a time of its own. `scores` are those of `old`, the
+    accepted model, and of the candidate. `taken` are measurements of both, `baseline` and `candidate`, from
+    elsewhere (a board). `inputs` is the NPZ file with which the baseline was recorded, if any. `board` is the
+    runtime of the board that the user named; a baseline only names its runtime, and loads no code. `energy`
+    is the candidate's.
 
     Raises:
-        ModelError, MeasurementError: it cannot be timed, or there is nothing to compare it with, or the
-            baseline was recorded with other inputs.
+        ModelError, MeasurementError: it cannot be timed, or the baseline was recorded with other inputs.
         TargetError: it runs on another runtime than the accepted model.
     """
     protocol = replace(baseline.protocol, cap_s=cap_s)
@@ -121,7 +112,7 @@ def check(
     elif taken is not None:
         measured = taken
         judgement = judge(measured["baseline"], measured["candidate"], margin=limit, confidence=CONFIDENCE)
-    elif old is not None:
+    else:
         compared = compare_until_decided(
             old,
             Path(model),
@@ -134,18 +125,10 @@ def check(
             progress=progress,
         )
         measured, judgement = dict(compared.measured), compared.judgement
-    else:
-        short = replace(protocol, events=24)
-        measured = time_together({"candidate": Path(model)}, protocol=short, inputs=arrays, progress=progress)
-    against = "the same bytes" if same else "history" if judgement is None else "side by side"
+    against = "the same bytes" if same else "side by side"
     checks: List[Check] = []
     remarks: List[str] = []
-    if same:
-        pass
-    elif judgement is None:
-        timed, weaker = against_history(measured["candidate"], baseline, history, limit=limit)
-        checks, remarks = [timed], [weaker]
-    else:
+    if judgement is not None and not same:
         checks, remarks = [_slowdown_check(judgement, limit)], [*judgement.remarks]
     candidate = measured.get("candidate")
     if checks and checks[0].outcome == "cannot_tell":
@@ -179,50 +162,6 @@ def check(
     if budgets.score_drop is not None:
         checks.append(_score_check(budgets.score_drop, *scores))
     return Gated(tuple(checks), against, judgement, measured, memory, tuple(remarks))
-
-
-def against_history(
-    candidate: Measurement, baseline: Baseline, history: Sequence[Mapping[str, Any]], *, limit: float
-) -> Tuple[Check, str]:
-    """The slow-down from stored sessions of the accepted model, and a remark on how much weaker that is.
-
-    Sessions differ by more than their intervals say, because memory layout and machine state change. A new
-    session of an equal model is slower than all m stored ones with probability 1 / (m + 1), under any
-    distribution; no more is claimed.
-    """
-    machine, key = candidate.conditions["machine"], protocol_key(candidate)
-    whole = [one for one in history if set(one) >= _SESSION_KEYS]
-    own = [one for one in whole if one.get("model_sha256") == baseline.model_sha256]
-    cure = "Restore the accepted model to time both side by side (gate --fetch CMD)."
-    missing = f"The accepted model {baseline.model} is missing, and"
-    if not own:
-        raise MeasurementError(f"{missing} no session of it is stored.", cure)
-    there = [one for one in own if one["machine"] == machine]
-    if not there:
-        others = sorted({str(one["machine"].get("cpu")) for one in own})
-        what = f"its sessions are of another machine: {', '.join(others)}; this is {machine.get('cpu')}."
-        raise MeasurementError(f"{missing} {what}", cure)
-    usable = [
-        one for one in there if one["protocol"] == key and one["software"] == candidate.conditions["software"]
-    ]
-    if not usable:
-        raise MeasurementError(f"{missing} its sessions have another protocol or runtime.", cure)
-    times = sorted(float(one["session_s"]) for one in usable)
-    now = session_s(candidate)
-    value, low, high = now / times[len(times) // 2] - 1, now / times[-1] - 1, now / times[0] - 1
-    confidence = len(times) / (len(times) + 1)
-    outcome = _outcome((low, high), limit) if len(times) >= FEWEST_SESSIONS else "cannot_tell"
-    words = f"{_more(value)} time than {len(times)} stored sessions ({_signed(low)} to {_signed(high)}, "
-    words += f"{100 * confidence:.0f} % confidence)"
-    if len(times) < FEWEST_SESSIONS:
-        words += f"; {FEWEST_SESSIONS} sessions are needed"
-    seen = (1 + limit) * times[-1] / times[0] - 1
-    weaker = (
-        "the accepted model is missing: the comparison is with stored sessions, which is weaker. They differ "
-        f"by {100 * (times[-1] / times[0] - 1):.1f} %, so a slow-down under {100 * seen:.1f} % can be "
-        "missed; side by side, the gate detects a slow-down beyond the limit of {100 * limit:g} %"
-    )
-    return Check("slowdown", outcome, limit, value, low, high, words), weaker
 
 
 def _absolute_checks(

@@ -11,13 +11,12 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
-import numpy as np
-
 from ..artifact import json_of, utc_now
 from ..errors import ArtifactError, reported
 from ..timing.measurement import Measurement
 
 SCHEMA = 1
+_PROTOCOL = ("runtime", "precision", "threads", "batch", "inputs", "seed", "block_s", "settle_s")
 
 
 def entry(
@@ -27,11 +26,7 @@ def entry(
     verdict: Optional[Mapping[str, Any]] = None,
     memory_bytes: Optional[int] = None,
 ) -> Dict[str, Any]:
-    """One line: model, machine and protocol, the median with its interval, and the verdict.
-
-    `session_s` is the value with which later sessions are compared: the median over events of the median
-    block, by the clock that a judgement would use.
-    """
+    """One line: model, machine and protocol, the median with its interval, and the verdict."""
     middle = measurement.latency_s(50)
     return {
         "schema": SCHEMA,
@@ -41,9 +36,7 @@ def entry(
         "model_sha256": measurement.model_sha256,
         "machine": measurement.conditions.get("machine", {}),
         "software": measurement.conditions.get("software", {}),
-        "protocol": protocol_key(measurement),
-        "clock": _clock(measurement),
-        "session_s": session_s(measurement),
+        "protocol": {name: getattr(measurement.protocol, name) for name in _PROTOCOL},
         "latency_s": {"p50": middle.value, "low": middle.low, "high": middle.high},
         "events": measurement.events,
         "marked": len({mark.event for mark in measurement.marks}),
@@ -51,23 +44,6 @@ def entry(
         "memory_bytes": memory_bytes,
         "verdict": dict(verdict) if verdict else None,
     }
-
-
-def session_s(measurement: Measurement) -> float:
-    """A session's time: the median over events of the median block, in seconds."""
-    return float(np.median(np.median(measurement.block_s(_clock(measurement)), axis=1)))
-
-
-def _clock(measurement: Measurement) -> str:
-    return "wall" if measurement.cpu_ns is None else "cpu"
-
-
-def protocol_key(measurement: Measurement) -> Dict[str, Any]:
-    """The part of the protocol that must be equal for two sessions to be comparable."""
-    names = ("runtime", "threads", "batch", "inputs", "seed", "block_s", "settle_s")
-    key = {name: getattr(measurement.protocol, name) for name in names}
-    precision = measurement.protocol.precision
-    return {**key, "precision": precision} if precision else key
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:

@@ -45,7 +45,9 @@ def test_a_fetch_that_fails_or_brings_another_file_is_refused(mlp: MakeMlp, tmp_
     for command, says in (("ls nowhere.onnx", r"ended with 2 .*nowhere"), ("not-there x", "No such file")):
         with pytest.raises(ArtifactError, match=says):
             old_model(made, path, fetch=command)
-    assert old_model(made, path, fetch="") is None
+    with pytest.raises(ArtifactError, match="is not here") as caught:
+        old_model(made, path)
+    assert "--fetch" in caught.value.cure
     mlp(64, 33, 10)
     with pytest.raises(ArtifactError, match="is not the accepted model"):
         old_model(made, path)
@@ -55,7 +57,8 @@ def test_a_command_in_the_file_is_never_run(mlp: MakeMlp, tmp_path: Path) -> Non
     _, path = recorded(mlp, tmp_path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "fetch": f"touch {tmp_path}/run"}))
     (tmp_path / "model.onnx").unlink()
-    assert old_model(read_baseline(path), path) is None
+    with pytest.raises(ArtifactError, match="is not here"):
+        old_model(read_baseline(path), path)
     assert not (tmp_path / "run").exists()
 
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from deadweight.targets.budgets import Budgets
-from deadweight.targets.errors import MeasurementError, TargetError
+from deadweight.targets.errors import TargetError
 from deadweight.targets.gate.baseline import Baseline, record
-from deadweight.targets.gate.check import Gated, against_history, check
-from deadweight.targets.gate.history import entry
+from deadweight.targets.gate.check import Gated, check
 from deadweight.targets.gate.report import limit_text
 from deadweight.targets.timing.measurement import Interval, Mark, Measurement, Protocol
 from deadweight.targets.timing.soak_summary import Energy
@@ -156,51 +155,6 @@ def test_a_drop_of_the_score_is_held_against_its_budget(scores: Any, outcome: st
     assert found.checks[-1].outcome == outcome
 
 
-def stored(count: int, *, spread: float = 0.02, **changes: Any) -> list[dict[str, Any]]:
-    times = 1e-3 * np.exp(np.linspace(-spread, spread, count))
-    lines = [entry(measured([time] * 6, name="baseline")) for time in times]
-    return [{**line, **changes} for line in lines]
-
-
-def test_without_the_old_model_stored_sessions_are_compared_and_a_remark_says_how_much_weaker() -> None:
-    now = measured([1.2e-3] * 24)
-    against, weaker = against_history(now, BASELINE, stored(30), limit=0.02)
-    assert against.outcome == "fail"
-    assert against.low == pytest.approx(1.2 / np.exp(0.02) - 1, abs=0.003)
-    assert "97 % confidence" in against.sentence
-    assert "is weaker" in weaker
-    assert "slow-down under 6.2 % can be missed" in weaker
-    # A slow-down that side by side would see is inside what sessions differ by.
-    assert against_history(measured([1.04e-3] * 24), BASELINE, stored(30), limit=0.02)[0].outcome == (
-        "cannot_tell"
-    )
-
-
-def test_too_few_stored_sessions_cannot_tell_and_say_how_many_could() -> None:
-    against, _ = against_history(measured([2e-3] * 24), BASELINE, stored(5), limit=0.02)
-    assert against.outcome == "cannot_tell"
-    assert "19 sessions are needed" in against.sentence
-
-
-@pytest.mark.parametrize(
-    ("lines", "reason"),
-    [
-        ([], "no session of it is stored"),
-        (stored(30, model_sha256="another"), "no session of it is stored"),
-        ([{"schema": 1, "model_sha256": "accepted"}], "no session of it is stored"),
-        (stored(30, machine={"cpu": "another CPU"}), "another machine: another CPU; this is a CPU"),
-        (stored(30, protocol={"threads": 2}), "another protocol"),
-        (stored(30, software={"onnxruntime": "2"}), "another protocol or runtime"),
-    ],
-)
-def test_sessions_of_another_model_machine_or_protocol_are_refused(
-    lines: list[dict[str, Any]], reason: str
-) -> None:
-    with pytest.raises(MeasurementError, match=reason) as caught:
-        against_history(measured([1e-3] * 24), BASELINE, lines, limit=0.02)
-    assert "--fetch" in caught.value.cure
-
-
 def test_two_real_models_are_timed_side_by_side_and_the_slower_one_is_refused(
     mlp: MakeMlp, tmp_path: Path
 ) -> None:
@@ -214,17 +168,6 @@ def test_two_real_models_are_timed_side_by_side_and_the_slower_one_is_refused(
     assert found.memory_bytes > 256 * 2048 * 4
     assert found.judgement is not None
     assert found.judgement.outcome == "slower"
-
-
-@pytest.mark.slow
-def test_a_real_model_is_held_against_history_where_the_old_one_is_gone(mlp: MakeMlp, tmp_path: Path) -> None:
-    path = mlp(64, 32)
-    baseline, one = record(path, tmp_path / "baseline.json", protocol=QUICK)
-    lines = [entry(replace(one, wall_ns=one.wall_ns * 1)) for _ in range(19)]
-    found = check(path, baseline, None, budgets=Budgets(), history=lines)
-    assert found.against == "history"
-    assert found.judgement is None
-    assert any("is weaker" in remark for remark in found.remarks)
 
 
 def test_what_is_undecided_says_what_would_help() -> None:
