@@ -73,6 +73,10 @@ class ModelError(DeadweightError):
     """A network cannot be traced, pruned, exported or run."""
 
 
+class NoiseError(ModelError):
+    """The noise of INT8 in an output is beyond what a network bears."""
+
+
 class ArtifactError(DeadweightError):
     """A file is missing, damaged or unsafe to load, or cannot be written."""
 

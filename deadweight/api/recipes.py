@@ -112,7 +112,7 @@ def init(
         data: "file.py:function" that returns the loaders, a folder of images, or an .npz file; "" for the
             network's own.
         task: classification, regression, segmentation, detection or language; "" for the network's own.
-        size: the side of images in pixels; 0 for the network's own.
+        size: the side of images in pixels; 0 for theirs, at most the network's own.
         epochs: of training; 0 for a network that comes trained.
         out: the folder; model and data are relative to it.
 

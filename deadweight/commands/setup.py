@@ -18,6 +18,7 @@ from ..terminal.tables import point_to
 
 _MODEL = "The network: file.py:function, or timm:NAME, torchvision:NAME, transformers:FOLDER, ..."
 _DATA = "Its data: file.py:function that returns the loaders, a folder of images, or an .npz file."
+_SIZE = "The side of images in pixels; 0: theirs, at most the network's own."
 _TASK = "classification, regression, segmentation, detection or language."
 
 
@@ -26,7 +27,7 @@ def init(
     data: Annotated[str, Option(help=_DATA)] = "",
     task: Annotated[str, Option(help=_TASK)] = "",
     target: Annotated[str, Option(help="The board; see `deadweight targets`.")] = "x86-cpu",
-    size: Annotated[int, Option(min=0, help="The side of images in pixels; 0: the network's own.")] = 0,
+    size: Annotated[int, Option(min=0, help=_SIZE)] = 0,
     epochs: Annotated[int, Option(min=0, help="Of training; 0 for a network that comes trained.")] = 10,
     to: Annotated[
         Path, Option("--out", help="The folder for both files; paths are relative to it.")
@@ -60,8 +61,8 @@ def check(
 ) -> None:
     """Try a recipe, or a workload, in seconds: every mistake with its file, line and cure.
 
-    The stages run on two batches of each split; only timings and searches are left out. Exit code: 0 no
-    mistake found, 2 mistakes.
+    The stages run on at most two batches of each split; only timings and searches are left out. Exit code:
+    0 no mistake found, 2 mistakes.
     """
     point_to(data)
     found = api.check(what, settings=settings or (), seen=lambda one: err.say(f"  {one.step} ..."))

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from ...targets.errors import ModelError, WorkloadError
+from ...targets.errors import ModelError, NoiseError, WorkloadError
 from ..onnx_graph.float_input import with_initializers
 from ..onnx_graph.graph import Array, OnnxModel, number_outputs
 from ..onnx_graph.run import PIECE, Opened, Run, pieces, runner, samples_in
@@ -121,7 +121,8 @@ def compare(
         rounded_from: the float model that was rounded, if that is not `before`: one with folded batch norms.
 
     Raises:
-        ModelError: the hop is beyond its class; the first tensor that differs is named.
+        ModelError: the hop is beyond its class, NoiseError if it is lossy; the first tensor that differs is
+            named.
         WorkloadError: there are no batches.
     """
     first, second = before.model, after.model
@@ -325,7 +326,8 @@ def _compare(
             if kind == "lossy":
                 measure = f"it is broken, the median sample's noise is {found.noise:.3g}"
                 cure = "Keep that layer in float with skip, or calibrate on more data."
-            raise ModelError(
+            kind_of = NoiseError if kind == "lossy" else ModelError
+            raise kind_of(
                 f"The hop {hop} changed the output {name!r} beyond its class ({kind}): {measure} of the "
                 f"values, allowed is {LIMITS[kind]:g}. The first tensor that differs: {locate(worst[1])}.",
                 cure,

@@ -1,4 +1,4 @@
-"""`deadweight check`: a recipe or a workload, tried in seconds on the first batches of each split.
+"""`deadweight check`: a recipe or a workload, tried in seconds on the first samples of each split.
 
 The recipe's own stages run, each training for one short epoch; only what takes long by its nature (timing, a
 search) is left out. Before that the workload is compared with what `Workload` promises. Every mistake is said
@@ -10,16 +10,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import itertools
 import math
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +32,13 @@ from ..stage import Stage, run_stage
 from ..training.loop import check_order as check_repeats
 from ..training.networks import NetworkFiles
 from ..training.predict import score_of, torch_predict
-from ..work import Facts, Work
+from ..work import Facts, Variant, Work
 from ..workload import Batch, Workload, built_model, example_batch, split_batches
 from ..workloads.named import load_workload, named_object
+from .few import few, sample_time, with_few_to_hash, within
 from .prune_command import as_built
 from .run import refuse_out_of_reach
 
-BATCHES = 2
-"""How many of each split are tried."""
 _ALONE = (
     {"stage": "statistics"},
     {"stage": "prune", "ratio": 0.5},
@@ -65,25 +63,6 @@ class Finding:
     what: str
     where: str = ""
     cure: str = ""
-
-
-@dataclass(frozen=True)
-class _Few:
-    """The first batches of each split of a workload."""
-
-    whole: Workload
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.whole, name)
-
-    def batches(self, split: str, *, seed: int = 0) -> Iterator[Batch]:
-        """As the whole workload's, but few."""
-        return itertools.islice(iter(self.whole.batches(split, seed=seed)), BATCHES)
-
-
-def few(workload: Workload) -> Workload:
-    """The workload with the first batches of each split."""
-    return cast(Workload, _Few(workload))
 
 
 @dataclass
@@ -136,8 +115,9 @@ def check(
             _home(recipe.workload, path.parent) or f"{path}:{_line(path.read_text('utf-8'), 'workload')}"
         )
     workload = done.tried("workload", lambda: load_workload(recipe.workload, recipe.path.parent))
-    if workload is not None and _as_promised(done, workload):
-        _dry_run(done, recipe, few(workload), path)
+    some = None if workload is None else _as_promised(done, workload)
+    if some is not None:
+        _dry_run(done, recipe, some, path)
     return done.found
 
 
@@ -214,8 +194,8 @@ def _where(thing: Any) -> str:
     return "" if ours or "site-packages" in str(file) else f"{file}:{line}"
 
 
-def _as_promised(done: _Check, workload: Workload) -> bool:
-    """Checks a workload against `Workload`; whether its network runs and learns."""
+def _as_promised(done: _Check, workload: Workload) -> Workload | None:
+    """Checks a workload against `Workload`; few of its samples, or None after a mistake."""
 
     def at(member: str) -> str:
         return _where(getattr(type(workload), member, None))
@@ -223,7 +203,7 @@ def _as_promised(done: _Check, workload: Workload) -> bool:
     model = done.tried("build_model()", lambda: _module(workload), place=at("build_model"))
     example = done.tried("example_inputs()", lambda: example_batch(workload), place=at("example_inputs"))
     if model is None or example is None:
-        return False
+        return None
     outputs = done.tried("forward", lambda: _forward(model, example), place=_where(type(model)))
     known = {}
     for split in ("train", "validation", "calibration", "test"):
@@ -236,17 +216,20 @@ def _as_promised(done: _Check, workload: Workload) -> bool:
         done.tried("splits", lambda: _apart(workload, known["train"]), place=at("batches"))
     done.tried("fingerprint()", lambda: _repeats(workload), place=at("fingerprint"))
     if outputs is None or not all(known.values()):
-        return False
+        return None
     done.add(Finding("ok", "workload", _described(model, example, outputs)))
-    learnt = done.tried("loss()", lambda: _learnt(workload, model, example, known["train"]), place=at("loss"))
+    some = few(workload, sample_time(model, example))
+    batch = next(iter(some.batches("train")))
+    learnt = done.tried("loss()", lambda: _learnt(workload, model, example, batch), place=at("loss"))
     if learnt:
         done.tried("optimizer()", lambda: _optimized(workload, model), place=at("optimizer"))
     predict = torch_predict(model, example)
-    score = done.tried("score()", lambda: score_of(few(workload), predict, "validation"), place=at("score"))
+    score = done.tried("score()", lambda: score_of(some, predict, "validation"), place=at("score"))
     if score is not None:
         name = workload.score_name
-        done.add(Finding("ok", "score", f"{name} {score:.4f} of the network as it is, on {BATCHES} batches"))
-    return not done.mistakes
+        count = sum(len(next(iter(batch.values()))) for batch in some.batches("validation"))
+        done.add(Finding("ok", "score", f"{name} {score:.4f} of the network as it is, on {count} samples"))
+    return None if done.mistakes else some
 
 
 def _module(workload: Workload) -> nn.Module:
@@ -308,11 +291,8 @@ def _apart(workload: Workload, first: Batch) -> None:
     """The first samples of validation and test are not among the first ones of "train"."""
     names = [*example_batch(workload)]
     others = {
-        split: {row for batch in itertools.islice(workload.batches(split), 8) for row in _rows(batch, names)}
-        for split in ("validation", "test")
-    }
-    others["train"] = {
-        row for batch in itertools.islice(workload.batches("train"), 32) for row in _rows(batch, names)
+        split: {row for one in within(workload.batches(split), count, 1.0) for row in _rows(one, names)}
+        for split, count in (("validation", 8), ("test", 8), ("train", 32))
     }
     for one, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
         shared, count = len(others[one] & others[other]), len(others[one])
@@ -324,11 +304,16 @@ def _apart(workload: Workload, first: Batch) -> None:
 
 
 def _repeats(workload: Workload) -> str:
-    first, again = (str(workload.fingerprint()) for _ in range(2))
+    part = with_few_to_hash(workload)
+    first, again = (str(part.fingerprint()) for _ in range(2))
     if first != again:
+        own = "Hash the data alone, e.g. with hashlib; Python's own hash() changes with the process."
+        given = (
+            'The loaders draw differently each time: give deadweight.workload(fingerprint="1"), a text that '
+        )
         raise WorkloadError(
             "fingerprint() returned two values for the same data: nothing could come from the cache.",
-            "Hash the data alone, e.g. with hashlib; Python's own hash() changes with the process.",
+            own if part is workload else f"{given}you change with the data.",
         )
     return first
 
@@ -392,8 +377,7 @@ def _dry_run(done: _Check, recipe: Recipe, workload: Workload, path: Path) -> No
                 left.append(named.name)
                 continue
             started = time.monotonic()
-            ends = (*work.variants[:1], *work.variants[1:][-1:])  # an export takes longest
-            some = ends if facts.writes_onnx and not facts.reads_onnx else work.variants
+            some = _ends(work) if facts.writes_onnx and not facts.reads_onnx else work.variants
             part = dataclasses.replace(work, directory=Path(folder) / str(index), variants=some)
             part.directory.mkdir()
             made = done.tried(
@@ -412,6 +396,13 @@ def _dry_run(done: _Check, recipe: Recipe, workload: Workload, path: Path) -> No
                 _groups(done, work)
     if left:
         done.add(Finding("note", "not tried", f"{', '.join(left)}: only their settings were checked"))
+
+
+def _ends(work: Work) -> tuple[Variant, ...]:
+    """The newest network, and the first too if they differ in more than widths: an export takes longest."""
+    *others, last = work.variants
+    plan = work.plan(last)
+    return (*(() if plan and plan.form == "module" else others[:1]), last)
 
 
 def _budget(path: Path, text: str) -> str:

@@ -24,7 +24,7 @@ from ...export.quantization import adequacy
 from ...export.quantization.fp16 import to_half
 from ...export.quantization.histogram import Method
 from ...targets.artifact import Artifact
-from ...targets.errors import ModelError, RecipeError
+from ...targets.errors import ModelError, NoiseError, RecipeError
 from ...targets.plain import plain
 from ...targets.target import Target
 from ..quantization.candidates import Candidate, Trials, first, timed, validated
@@ -125,7 +125,11 @@ class Quantize:
     def _kept(self, work: Work, trials: Trials, kept: Candidate, said: list[str]) -> Work:
         batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
         int8 = Opened.of(kept.quantized.model)
-        hop = compare(trials.network, int8, batches, kind="lossy", name="ONNX -> INT8")
+        try:
+            hop = compare(trials.network, int8, batches, kind="lossy", name="ONNX -> INT8")
+        except NoiseError as broken:  # the run goes on without INT8
+            said.append(f"{broken.what} {broken.cure} The network stays in float")
+            return work.logged("quantize", self, *said)
         result, halved, words = delivered(
             work, trials, kept, name="int8", half=self.half, score_drop=self.score_drop
         )

@@ -215,6 +215,18 @@ def read_data(place: Path, picture: Picture, size: int) -> Data:
     return _of_arrays(files, size) if files else _of_images(place, picture, size)
 
 
+def side_of_images(place: Path, most: int) -> int:
+    """The longest side of a folder's first images, up to a multiple of 32, at most `most`; 0 for none."""
+    from PIL import Image  # pyright: ignore[reportMissingImports]
+
+    sides = []
+    for path in itertools.islice((one for one in place.rglob("*") if one.suffix.lower() in _IMAGES), 64):
+        cure = "Remove it, or repair it."
+        with reported(WorkloadError, f"{path} cannot be read", cure, *_UNREADABLE), Image.open(path) as image:
+            sides += image.size
+    return min(most, -(-max(sides) // 32) * 32) if sides else 0
+
+
 def _numbers(splits: Mapping[str, int]) -> dict[str, Tensor]:
     """The samples of each split, from the number in each; "" is to be divided."""
     found, start = {}, 0

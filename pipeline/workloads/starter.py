@@ -7,6 +7,7 @@ from pathlib import Path
 from ...targets.artifact import write_text
 from ...targets.errors import RecipeError, meant
 from . import tasks
+from .data import side_of_images
 from .named import network_of
 from .tasks import Task
 
@@ -88,6 +89,7 @@ def write_starter(
 
     Args:
         data, task: "" for the network's own.
+        size: the side of images; 0 for that of the images themselves, at most the network's own.
 
     Raises:
         RecipeError: one of the files exists already, there is no such task, or task or data are missing.
@@ -106,7 +108,9 @@ def write_starter(
         if path.exists():
             raise RecipeError(f"{path} exists, and init never overwrites.", "Choose a folder with --out.")
     chosen: Task = getattr(tasks, task)
-    side = f"\n        size={size},  # pixels of a side of images" if size else ""
+    own = network.picture.size
+    size = size or (side_of_images(folder / data, own) if data and ":" not in data else 0)
+    side = f"\n        size={size},  # pixels of a side of images; time follows its square" if size else ""
     written = _WORKLOAD.format(
         model=model,
         data=repr(data or None),

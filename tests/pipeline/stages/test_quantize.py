@@ -53,6 +53,24 @@ def test_the_stage_says_whether_the_calibration_samples_were_enough(tmp_path: Pa
     assert 'give more samples, or use method = "percentile"' in sentence
 
 
+class Wild(Digits):
+    """Calibrated with one sample that is a thousand times as large as the others."""
+
+    def batches(self, split: str, *, seed: int = 0) -> Iterator[dict[str, Tensor]]:
+        for batch in super().batches(split, seed=seed):
+            if split == "calibration":
+                batch["pixels"][0] *= 1000
+            yield batch
+
+
+def test_an_int8_network_whose_outputs_are_noise_is_not_kept_and_the_run_goes_on(tmp_path: Path) -> None:
+    work = Quantize()(exported(Wild(), "x86-cpu", tmp_path))
+    assert [variant.name for variant in work.variants] == ["original"]
+    (said,) = [words for words in work.log[-1].words if "noise" in words]
+    assert "it is broken" in said
+    assert said.endswith("The network stays in float")
+
+
 class AgainstTheThird(Digits):
     """Scores the third network that it is shown worse by 0.3: it comes after the float and the INT8 one."""
 
