@@ -78,7 +78,7 @@ def next_step(checks: Tuple[Check, ...]) -> str:
             "deadweight compare BASE.onnx CANDIDATE.onnx --on USER@HOST builds both here in FP16 and times "
             "the engines on the GPU."
         )
-    return "This machine is ready. Try: deadweight run examples/fashion_mnist/digits.toml --data digits"
+    return "This machine is ready. For a network of your own: deadweight init"
 
 
 def _workstation_checks(root: Path, folder: Path) -> List[Check]:

@@ -137,10 +137,15 @@ def users_code(while_what: str, kind: Type[DeadweightError] = WorkloadError) -> 
         cure = "Fix that line and run again." if at else "Fix it and run again."
         if isinstance(error, ModuleNotFoundError) and error.name:
             top = error.name.partition(".")[0]
+            top = _PACKAGES.get(top, top)
             cure = f"Check the name; install {top}, or, if it is a file of yours, put it beside the recipe."
         elif "operator torchvision::" in str(error):
             cure = "torchvision is of another build than torch (CUDA, CPU): install both from the same index."
         raise kind(f"While {while_what}: {type(error).__name__}: {error}{at}.", cure) from error
+
+
+_PACKAGES = {"PIL": "Pillow", "cv2": "opencv-python", "sklearn": "scikit-learn", "yaml": "PyYAML"}
+"""The packages of modules that have another name."""
 
 
 def _is_installed(filename: str) -> bool:

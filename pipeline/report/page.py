@@ -19,7 +19,7 @@ from .budget_page import search_section
 from .document import Budgets, Group, Head, Legend, More, Part, Section, Tiles, Words, document, figure
 from .schema import VERSION, Report, Sweep, SweepControl, UnitLists, read_report
 from .tradeoff import tradeoff_figure
-from .units import PLUS_MINUS, ScoreScale, count, duration, interval, moment, percent, ratio, size
+from .units import PLUS_MINUS, ScoreScale, capital, count, duration, interval, moment, percent, ratio, size
 from .words import (
     budget_sentence,
     budgets_sentence,
@@ -108,7 +108,7 @@ def _networks(report: Report, scale: ScoreScale) -> Section:
     note = "Latency: median of n calls, its interval below it. Speed-up: the original's time over this one's."
     if isinstance(samples, int) and samples > 0 and scale.share and score is not None:
         error = f"{PLUS_MINUS}{scale.change(1.96 * sampling_error(score, samples), sign=False)}"
-        note += f" {scale.name.capitalize()} on {samples:,} test samples, {error} by sampling alone."
+        note += f" {capital(scale.name)} on {samples:,} test samples, {error} by sampling alone."
     table = tables.networks_table(report, scale)
     return Section("The networks", [table, plots.speedup_figure(report["rows"])], note)
 

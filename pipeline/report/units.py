@@ -163,4 +163,5 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """With a large first letter, unless the first word has its own, as in mIoU."""
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].islower() else text

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -29,6 +28,8 @@ from . import checkpoint as on_disk
 from .predict import score_of, torch_predict, validation_score
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from ...targets.progress import Progress
     from ..work import Work
     from .networks import NetworkFiles
@@ -154,6 +155,8 @@ def fit(model: nn.Module, job: TrainingJob) -> Fitted:
 
         train_in_processes(trained, job)
     else:
+        from lightning_fabric import Fabric  # seconds, where torchmetrics is installed
+
         learn(trained, job, Fabric(accelerator="auto", devices=1, precision=job.schedule.precision))
     job.progress(STEPS, STEPS, job.what)
     found = on_disk.reached(job.checkpoint)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ...targets.artifact import sha256_of
-from ...targets.errors import WorkloadError, reported
+from ...targets.errors import WorkloadError, reported, users_code
 
 SPLITS = ("train", "validation", "calibration", "test")
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
@@ -217,14 +217,18 @@ def read_data(place: Path, picture: Picture, size: int) -> Data:
 
 def side_of_images(place: Path, most: int) -> int:
     """The longest side of a folder's first images, up to a multiple of 32, at most `most`; 0 for none."""
-    from PIL import Image  # pyright: ignore[reportMissingImports]
-
-    sides = []
+    sides = [0]
     for path in itertools.islice((one for one in place.rglob("*") if one.suffix.lower() in _IMAGES), 64):
         cure = "Remove it, or repair it."
-        with reported(WorkloadError, f"{path} cannot be read", cure, *_UNREADABLE), Image.open(path) as image:
-            sides += image.size
-    return min(most, -(-max(sides) // 32) * 32) if sides else 0
+        with (
+            users_code("images were read"),
+            reported(WorkloadError, f"{path} cannot be read", cure, *_UNREADABLE),
+        ):
+            from PIL import Image  # pyright: ignore[reportMissingImports]
+
+            with Image.open(path) as image:
+                sides += image.size
+    return min(most, -(-max(sides) // 32) * 32)
 
 
 def _numbers(splits: Mapping[str, int]) -> dict[str, Tensor]:

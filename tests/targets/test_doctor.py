@@ -152,7 +152,7 @@ def test_the_last_sentence_names_the_next_step(tmp_path: Path) -> None:
     assert next_step(checks).endswith(f"Begin with {first.name}: {first.cure}")
     fine = tuple(replace(check, works=True) for check in checks)
     assert "--on USER@HOST builds both here in FP16 and times the engines on the GPU" in next_step(fine)
-    assert "deadweight run" in next_step(
+    assert "deadweight init" in next_step(
         tuple(check for check in fine if check.name not in ("board", "runtime memory"))
     )
 

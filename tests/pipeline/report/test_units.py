@@ -7,6 +7,7 @@ import pytest
 from deadweight.pipeline.report.units import (
     ScoreScale,
     by_name,
+    capital,
     count,
     duration,
     moment,
@@ -79,6 +80,16 @@ def test_the_end_of_a_name_is_the_unit_of_its_value() -> None:
     assert by_name("governor", None) == "not known"
     assert by_name("learning_rate", 0.0005) == "0.0005"
     assert spoken("memory_bytes") == "memory"
+
+
+def test_a_name_with_capitals_of_its_own_keeps_them() -> None:
+    assert [capital(name) for name in ("accuracy", "mIoU", "mAP50", "RMSE")] == [
+        "Accuracy",
+        "mIoU",
+        "mAP50",
+        "RMSE",
+    ]
+    assert capital("no mIoU") == "No mIoU"
 
 
 def test_a_time_of_day_is_reported_in_utc_and_nonsense_is_left_alone() -> None:

@@ -317,3 +317,24 @@ def test_a_planted_mistake_is_named_with_its_line_and_its_cure(what: str, projec
     assert Path(first.where.rpartition(":")[0]).name == name, first
     assert first.where.endswith(f":{wanted}"), (first, wanted)
     assert cure in first.cure, first
+
+
+def test_loaders_that_are_drawn_differently_each_time_get_a_cure_of_their_own(project: Path) -> None:
+    (project / "drawn.py").write_text(
+        "import numpy as np\nimport torch\nfrom torch import nn\nimport deadweight\n"
+        "class Drawn:\n    def __iter__(self):\n        for _ in range(4):\n"
+        "            values = np.random.default_rng().normal(size=(20, 16)).astype('f4')\n"
+        "            yield torch.from_numpy(values), torch.arange(20) % 4\n"
+        "def work():\n    net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))\n"
+        "    fixed = [*Drawn()]\n"
+        "    return deadweight.workload(net, train=Drawn(), validation=fixed, task='classification')\n"
+    )
+    found = mistakes(deadweight.check(f"{project / 'drawn.py'}:work"))
+    assert any("fingerprint() returned two values" in one.what for one in found), found
+    assert any('fingerprint="1"' in one.cure for one in found), found
+
+
+def test_the_original_is_exported_only_where_the_network_differs_in_more_than_widths(project: Path) -> None:
+    by_step = {one.step: one.what for one in deadweight.check(str(project / "recipe.toml")).findings}
+    assert "form module" in by_step["prune"]
+    assert by_step["export"].startswith("tuned: ")

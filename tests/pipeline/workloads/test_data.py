@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from deadweight.pipeline.workloads.data import Picture, read_data
+from deadweight.pipeline.workloads.data import Picture, read_data, side_of_images
 from deadweight.targets.errors import WorkloadError
 
 PLAIN = Picture(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -63,3 +63,20 @@ def test_data_that_cannot_be_used_are_named(tmp_path: Path, content: str) -> Non
         np.savez(place, x=np.ones((3 if content == "short" else 30, 2)), label=np.ones(3, np.int64))
     with pytest.raises(WorkloadError, match=r"data|folder"):
         read_data(place, PLAIN, 4)
+
+
+def test_the_side_that_init_proposes_is_that_of_the_images(tmp_path: Path) -> None:
+    draw(tmp_path / "dark" / "0.png", 1)  # 16 pixels
+    assert side_of_images(tmp_path, 224) == 32
+    image = pytest.importorskip("PIL.Image", reason="Pillow is the user's own")
+    image.new("RGB", (70, 300)).save(tmp_path / "dark" / "1.png")
+    assert side_of_images(tmp_path, 640) == 320
+    assert side_of_images(tmp_path, 224) == 224
+    (tmp_path / "dark" / "2.png").write_text("no image")
+    with pytest.raises(WorkloadError, match=r"2\.png cannot be read"):
+        side_of_images(tmp_path, 224)
+
+
+def test_a_folder_without_images_proposes_no_side(tmp_path: Path) -> None:
+    (tmp_path / "train.npz").write_bytes(b"")
+    assert side_of_images(tmp_path, 224) == 0
