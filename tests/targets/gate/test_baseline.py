@@ -85,12 +85,6 @@ def test_weights_that_lie_beside_the_accepted_model_are_counted_and_must_be_the_
         old_model(made, baseline)
 
 
-def test_without_model_and_command_there_is_none(mlp: MakeMlp, tmp_path: Path) -> None:
-    made, path = recorded(mlp, tmp_path)
-    (tmp_path / "model.onnx").unlink()
-    assert old_model(made, path) is None
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
