@@ -4,7 +4,7 @@
 
 With --zoo the networks of torchvision, timm and transformers in `ZOO`, which must be installed. DIR holds
 TensorRT-RTX (tensorrt-rtx-cu13-libs, tensorrt-rtx-cu13-bindings). A file agrees where lint has an error and
-the parser refuses it, or neither; a refusal for want of a plugin is rule 601's note.
+the parser refuses it, or neither; TensorRT-RTX also refuses what needs a plugin, since it has none.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "export" / 
 
 from benchmarks.common.record import Row, append, recorded  # noqa: E402
 from benchmarks.int8.lint import built  # noqa: E402
+from benchmarks.lint.nvidia_parser import ask  # noqa: E402
 
 RECORD = Path("runs/lint_agreement.jsonl")
 ZOO_RECORD = Path("runs/lint_agreement_zoo.jsonl")
@@ -225,16 +226,13 @@ def judged(name: str, path: Path) -> Row:
     from deadweight.export.lint.check import lint
 
     started = time.monotonic()
-    report = lint(path, tensorrt=VERSION, ask_parser=True)
-    opinion = report.platform.asked
-    assert opinion is not None
-    rules = sorted({f"{one.severity} {one.rule}" for one in report.findings if one.rule != 601})
-    errors = sum(one.severity == "error" and one.rule != 601 for one in report.findings)
+    report, opinion = lint(path, tensorrt=VERSION), ask(path)
+    rules = sorted({f"{one.severity} {one.rule}" for one in report.findings})
     parsed = not (opinion.refused or opinion.ended)
-    # Rule 601 calls a refusal a note only where TensorRT-RTX lacks a plugin.
-    plugin = any(one.rule == 601 and one.severity == "note" for one in report.findings)
-    same = not opinion.taken if errors else parsed
-    agree = "yes" if same else "rule 601: no plugins there" if plugin else "NO"
+    operators = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
+    plugin = "NonZero" in operators or any(one.rule == 109 for one in report.findings)
+    same = not opinion.taken if report.counts["error"] else parsed
+    agree = "yes" if same else "no plugins there" if opinion.rtx and plugin else "NO"
     return {
         "file": name,
         "bytes": path.stat().st_size,

@@ -32,7 +32,6 @@ def lint(
     tensorrt: str | None = None,
     max_gpu_fallbacks: int | None = None,
     dla: bool = False,
-    ask_parser: bool = False,
 ) -> Linted:
     """Find what TensorRT will refuse in an ONNX file, or run slowly. TensorRT is not needed.
 
@@ -46,7 +45,6 @@ def lint(
         tensorrt: another version than the board's own, e.g. "8.5".
         max_gpu_fallbacks: how many nodes may fall back from DLA to the GPU.
         dla: whether the file is for the board's DLA: what a build for DLA refuses is an error then.
-        ask_parser: whether NVIDIA's own parser is asked too, if TensorRT or TensorRT-RTX is installed.
 
     Raises:
         DeadweightError: the file is damaged, or there is no such target or version.
@@ -60,7 +58,6 @@ def lint(
         tensorrt=tensorrt,
         max_gpu_fallbacks=max_gpu_fallbacks,
         dla=dla,
-        ask_parser=ask_parser,
     )
     says = "refuses this file" if found.counts["error"] else "should accept this file"
     return Linted(f"{found.platform.name} {says}", 0 if found.passed else 1, found)

@@ -202,9 +202,6 @@ def lint(
         int | None, Option(min=0, help="How many nodes may fall back from DLA to the GPU.")
     ] = None,
     dla: Annotated[bool, Option("--dla", help="The file is for the board's DLA.")] = False,
-    ask_parser: Annotated[
-        bool, Option("--ask-parser", help="Ask NVIDIA's own parser, too: TensorRT's or TensorRT-RTX's.")
-    ] = False,
     as_json: Annotated[bool, Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Find what TensorRT will refuse in an ONNX file, or run slowly; TensorRT is not needed.
@@ -217,7 +214,6 @@ def lint(
         tensorrt=tensorrt,
         max_gpu_fallbacks=max_gpu_fallbacks,
         dla=dla,
-        ask_parser=ask_parser,
     )
     if as_json:
         typer.echo(json.dumps(found.report.to_json(), indent=2))

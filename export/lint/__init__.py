@@ -8,8 +8,6 @@ fusion       rules 301 to 308: valid pairs that cost more time than they save
 widths       rules 401 to 403: channels, changes of precision, what stays in FP32
 dla          rules 501 to 505: what the deep learning accelerator (DLA) leaves to the GPU
 
-nvidia_parser  rule 601: NVIDIA's own parser, asked where it is installed
-
 A rule is a function of a network and a platform that yields findings. TensorRT refuses the file for an
 error, runs it slowly for a warning; a note is information.
 """

@@ -7,7 +7,7 @@ line states what it requires. Rules are independent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ...targets.plain import plain
 from ...targets.target import Target
 from ..onnx_graph.external_data import fits, for_inference
 from ..onnx_graph.graph import OnnxModel, load
-from . import dla, explicit, fusion, nvidia_parser, operators, widths
+from . import dla, explicit, fusion, operators, widths
 from .network import SEVERITIES, Finding, Network, network_of
 from .platform import Platform
 
@@ -59,7 +59,6 @@ RULES: dict[int, Rule] = {
     503: dla.within_limits,
     504: dla.tensor_sizes,
     505: dla.fixed_sizes,
-    601: operators.asked,
 }
 _FALLBACK_RULES = range(501, 505)
 _X86_RULES = {201, 202, 203}
@@ -109,7 +108,6 @@ class Report:
             "gpu_fallbacks": self.gpu_fallbacks,
             "budgets": plain(self.budgets),
             "words": list(self.words),
-            "asked": plain(self.platform.asked),
             "rules": {str(number): reason(number) for number in sorted({f.rule for f in self.findings})},
             "findings": plain(self.findings),
         }
@@ -128,7 +126,6 @@ def lint(
     tensorrt: str | None = None,
     max_gpu_fallbacks: int | None = None,
     dla: bool = False,
-    ask_parser: bool = False,
 ) -> Report:
     """Finds what TensorRT will refuse in an ONNX file, or run slowly. TensorRT is not needed.
 
@@ -139,13 +136,11 @@ def lint(
             an operator table.
         max_gpu_fallbacks: how many nodes DLA may leave to the GPU before the report fails.
         dla: whether the file is for the board's DLA: what a build for it refuses is an error then.
-        ask_parser: whether NVIDIA's own parser is asked too, in a process of its own (nvidia_parser.py).
 
     Raises:
         ArtifactError: the file is missing, truncated, damaged or not an ONNX file.
         ModelError: it is larger than 2 GB, or an operator lacks its inputs.
-        TargetError: the version is unknown; the board runs no TensorRT; a budget for DLA where there is none;
-            no parser of NVIDIA's can be asked here.
+        TargetError: the version is unknown; the board runs no TensorRT; a budget for DLA where there is none.
     """
     if not isinstance(model, OnnxModel):
         path = model
@@ -160,10 +155,7 @@ def lint(
             f"{where}, so max_gpu_fallbacks = {max_gpu_fallbacks} cannot be checked.",
             "Give a board whose TensorRT supports its DLA, such as agx-orin-64gb, or omit the limit.",
         )
-    if ask_parser:
-        platform = replace(platform, asked=nvidia_parser.ask(model.path))
     findings = _findings(model, platform)
-    findings += _disagreement(findings, platform)
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule))
     on_gpu = len({finding.node for finding in findings if finding.rule in _FALLBACK_RULES})
     fallbacks = on_gpu if platform.dla_cores else None
@@ -177,16 +169,6 @@ def lint(
             f"deadweight quantized this file for another runtime: run its recipe with target = {named}."
         )
     return Report(model.path, platform, tuple(findings), tuple(words), fallbacks, budgets)
-
-
-def _disagreement(findings: list[Finding], platform: Platform) -> list[Finding]:
-    """A finding where NVIDIA's parser takes what a rule calls an error."""
-    rules = sorted({finding.rule for finding in findings if finding.severity == "error"})
-    if platform.asked is None or not platform.asked.taken or not rules:
-        return []
-    what = f"{platform.asked.name} takes the file, but for {platform.name} there are errors of {rules}"
-    cure = "An older TensorRT may refuse it all the same. Of equal versions, a rule is wrong: report it."
-    return [Finding(601, "note" if platform.version < (11,) else "warning", "the file", what, cure)]
 
 
 def _findings(model: OnnxModel, platform: Platform) -> list[Finding]:

@@ -14,7 +14,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, defs
 from ..onnx_graph.graph import attribute_of
 from ..onnx_graph.operator_sets import read_sets
 from .network import STANDARD, Finding, Network, Severity, label, type_name
-from .platform import SETS, Platform, Version, learnt_in, operators, plugin_versions, uses_plugin, version_of
+from .platform import SETS, Platform, Version, learnt_in, operators, plugin_versions, uses_plugin
 from .restrictions import RESTRICTIONS
 
 # First version, and the opsets that NVIDIA names for it.
@@ -23,8 +23,6 @@ LATEST_IR = {"8": 8, "10": 10}  # by major version, of the ONNX releases they we
 
 _TYPES = read_sets(Path(__file__).with_name("types.toml"))
 _SHORT = {name: short for short, names in _TYPES.items() for name in names}
-# A plugin for TensorRT-RTX 1.7.1, by its message, but a layer in onnx-tensorrt's importers.
-_RTX = "NonZero"
 
 
 def opset(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -128,27 +126,6 @@ def plugin(network: Network, platform: Platform) -> Iterator[Finding]:
             what = f"{node.op_type} is a plugin that {platform.name} does not have: TensorRT {when}"
             cure = "Export without it, or build with --plugin LIBRARY and a library that has it."
         yield Finding(109, severity, label(node), what, cure)
-
-
-def asked(network: Network, platform: Platform) -> Iterator[Finding]:
-    """601: NVIDIA's own parser takes the file, where it was asked."""
-    opinion = platform.asked
-    if opinion is None or opinion.taken:
-        return
-    rtx = opinion.rtx
-    severity: Severity = "warning"
-    what = f"{opinion.name}: {opinion.refused or opinion.ended or opinion.unbuilt}"
-    cure = "Change what it names, or see what the board's TensorRT says: trtexec --onnx=MODEL."
-    nodes = network.every_node()
-    if rtx and any(node.op_type == _RTX or uses_plugin(node, platform.version) for node in nodes):
-        severity = "note"
-        cure = "TensorRT-RTX has no plugins, and the file needs one: this says nothing of a board's TensorRT."
-    elif rtx and opinion.unbuilt:
-        severity = "note"
-        cure = "Its parser takes the file; its builder has fewer kernels than a board's TensorRT."
-    elif opinion.refused and not rtx and version_of(opinion.version)[:2] == platform.version[:2]:
-        severity = "error"
-    yield Finding(601, severity, "the file", what, cure)
 
 
 def output_sizes(network: Network, platform: Platform) -> Iterator[Finding]:

@@ -26,7 +26,6 @@ from ...targets.target import Target
 from ..onnx_graph.graph import WEIGHTED, attribute_of
 from ..onnx_graph.operator_sets import read_sets
 from ..quantization.placement import MOVES
-from .nvidia_parser import Opinion
 
 Version = tuple[int, ...]
 
@@ -46,14 +45,12 @@ class Platform:
     Attributes:
         table: the operator table for the version.
         for_dla: whether the file is meant for the board's DLA, not for its GPU.
-        asked: what NVIDIA's own parser says of the file; None where it was not asked.
     """
 
     version: Version
     table: str
     board: Target | None = None
     for_dla: bool = False
-    asked: Opinion | None = None
 
     @classmethod
     def of(
@@ -135,7 +132,7 @@ class Platform:
 
     def words(self) -> list[str]:
         """Remarks for the reader on how this platform was judged."""
-        remarks = [] if self.asked is None else [self.asked.words()]
+        remarks = []
         if self.version[:2] != TABLES[self.table]:
             which = "the newest" if self.table == NEWEST else "the nearest older"
             last = ".".join(map(str, LATEST))

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...targets.engines.log import FLAVOURS, heard, import_tensorrt
-from ...targets.errors import TargetError
+from deadweight.targets.engines.log import FLAVOURS, heard, import_tensorrt
+from deadweight.targets.errors import TargetError
 
 LIMIT_S = 300.0
 LARGEST_BUILD_BYTES = 32 << 20
@@ -47,25 +47,9 @@ class Opinion:
     unbuilt: str = ""
 
     @property
-    def name(self) -> str:
-        """For readers: "TensorRT-RTX 1.7.1.116"."""
-        return f"{'TensorRT-RTX' if self.rtx else 'TensorRT'} {self.version}"
-
-    @property
     def taken(self) -> bool:
         """Whether neither parser nor builder refused it, and the process lived."""
         return not (self.refused or self.ended or self.unbuilt)
-
-    def words(self) -> str:
-        """One sentence for readers."""
-        if self.ended:
-            return f"The parser of {self.name} was asked about this file: {self.ended}."
-        if self.refused:
-            return f"The parser of {self.name} refuses this file: {self.refused}."
-        built = f", and its builder builds it for {NEAREST}" if self.built else ""
-        if self.unbuilt:
-            built = f", but its builder does not: {self.unbuilt}"
-        return f"The parser of {self.name} takes this file{built}."
 
 
 def ask(path: Path, *, limit_s: float = LIMIT_S) -> Opinion:
