@@ -10,7 +10,7 @@ import html
 from collections.abc import Sequence
 
 from .document import Figure
-from .plots import Layout, Trace, layout, line, points, short, span, text
+from .plots import Trace, layout, line, points, short, span, text
 from .schema import Sweep, SweepRow
 from .units import ScoreScale, by_name, count, interval, percent, ratio, spoken
 
@@ -65,8 +65,6 @@ def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
     # Up is better: the axis of an error is reversed.
     frame["yaxis"]["range"] = span([*drawn, 0.0])[:: 1 if scale.higher_is_better else -1]
     frame["shapes"] = [line(y=0.0)]
-    spots = list(zip(kept, drawn, strict=True))
-    frame["annotations"] = [_note(rows[at], spots[at], spots, frame) for at in chosen[:1]]
     alt = f"{len(rows)} settings: change of {scale.name} against the share of parameters kept."
     if chosen:
         alt += f" Chosen: {html.unescape(hover[chosen[0]].replace('<br>', ', '))}."
@@ -105,30 +103,3 @@ def _hover(row: SweepRow, scale: ScoreScale) -> str:
         ends = interval(row["speedup"]["low"], row["speedup"]["high"])
         lines.append(f"speed-up {ratio(row['speedup']['ratio'])} ({ends})")
     return "<br>".join(lines)
-
-
-def _note(
-    row: SweepRow, at: tuple[float, float], spots: Sequence[tuple[float, float]], frame: Layout
-) -> Layout:
-    """The chosen setting's name, on the side of its point where it covers the fewest others."""
-    (left, right), (bottom, top) = frame["xaxis"]["range"], frame["yaxis"]["range"]
-
-    def place(spot: tuple[float, float]) -> tuple[float, float]:
-        return (spot[0] - left) / (right - left), (spot[1] - bottom) / (top - bottom)
-
-    x, y = place(at)
-
-    def hidden(side: tuple[int, int]) -> float:
-        reach = (x + side[0] * 0.4, y + side[1] * 0.3)
-        outside = 100.0 * (not 0 <= reach[0] <= 1 or not 0 <= reach[1] <= 1)
-        low, high = sorted((x, reach[0])), sorted((y, reach[1]))
-        inside = [low[0] < u < low[1] and high[0] < v < high[1] for u, v in map(place, spots)]
-        return outside + sum(inside)
-
-    across, upwards = min(((1, -1), (-1, -1), (1, 1), (-1, 1)), key=hidden)
-    lines = [f"{text(spoken(key))} {text(by_name(key, value))}" for key, value in row["settings"].items()]
-    note = {"x": at[0], "y": at[1], "text": "<br>".join(["chosen", *lines]), "align": "left"}
-    side = {"xanchor": "left" if across > 0 else "right", "yanchor": "bottom" if upwards > 0 else "top"}
-    arrow = {"arrowhead": 0, "arrowwidth": 1, "arrowcolor": "var(--muted)", "standoff": 8}
-    arrow |= {"showarrow": True, "ax": 16 * across, "ay": -36 * upwards}
-    return {**note, **side, **arrow, "font": {"color": "var(--ink)"}, "bgcolor": "var(--paper)"}
