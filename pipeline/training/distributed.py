@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from torch import nn
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, RunProcsResult, Std, start_processes
 
@@ -60,6 +59,8 @@ def train_in_processes(model: nn.Module, job: TrainingJob) -> None:
         "parent": os.getpid(),
     }
     write_json(place / "job.json", json.loads(json.dumps(value, default=str)))
+    from lightning_fabric.plugins.environments.lightning import find_free_network_port  # see `fit`
+
     shared = {"GLOO_SOCKET_IFNAME": "lo", **os.environ, "TORCHELASTIC_RUN_ID": "training"}  # as torchrun does
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port())}
     shared |= {"WORLD_SIZE": str(count), "GROUP_RANK": "0"}

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 
 from ...targets.artifact import read_json, write_json
 from ...targets.errors import DeadweightError, RecipeError, users_code
@@ -25,6 +24,8 @@ from .teachers import Teaching
 
 
 def train_share(place: Path) -> None:
+    from lightning_fabric import Fabric  # the sweep imports this file without training
+
     value = read_json(place / "job.json")
     threading.Thread(target=exit_with_parent, args=(value["parent"],), daemon=True).start()
     sys.path[:] = value["path"]
