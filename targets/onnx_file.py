@@ -15,7 +15,6 @@ from typing import Dict, Iterator, List, Tuple, Union
 
 from .artifact import sha256_of
 from .errors import ModelError
-from .protobuf import fields, varint
 
 _GRAPH, _NODE, _INITIALIZER, _EXTERNAL = 7, 1, 5, 13
 _ATTRIBUTE = 5
@@ -172,7 +171,7 @@ def _location(message: memoryview) -> str:
 
 def _messages(message: memoryview, *path: int) -> Iterator[memoryview]:
     """The messages inside, by the numbers of their fields from outside in."""
-    for field, value in _fields(message):
+    for field, value in fields(message):
         if field == path[0] and isinstance(value, memoryview):
             yield from _messages(value, *path[1:]) if path[1:] else (value,)
 
@@ -189,7 +188,7 @@ def _text(message: memoryview, field: int) -> str:
 def _numbers(message: memoryview, wanted: int) -> List[int]:
     """The integers of a field, one by one or packed."""
     found: List[int] = []
-    for field, value in _fields(message):
+    for field, value in fields(message):
         if field == wanted and isinstance(value, int):
             found.append(value)
         elif field == wanted and isinstance(value, memoryview):
@@ -200,6 +199,41 @@ def _numbers(message: memoryview, wanted: int) -> List[int]:
     return found
 
 
-def _fields(message: memoryview) -> Iterator[Tuple[int, Union[int, memoryview]]]:
-    for field, number, start, stop in fields(message, 0, len(message)):
-        yield field, message[start:stop] if number is None else number
+def fields(message: memoryview) -> Iterator[Tuple[int, Union[int, memoryview]]]:
+    """The fields of a protobuf message in order: their numbers, and a varint's number or the bytes.
+
+    Raises:
+        ValueError, IndexError: the bytes are not a message, or are truncated.
+    """
+    at = 0
+    while at < len(message):
+        key, at = varint(message, at)
+        kind = key & 7
+        if kind == 0:
+            number, at = varint(message, at)
+            yield key >> 3, number
+            continue
+        if kind == 2:
+            size, at = varint(message, at)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"wire type {kind}")
+        if at + size > len(message):
+            raise ValueError("truncated")
+        yield key >> 3, message[at : at + size]
+        at += size
+
+
+def varint(data: memoryview, at: int) -> Tuple[int, int]:
+    """The number at an offset, and the offset after it."""
+    number = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("not a number")

@@ -79,7 +79,7 @@ FILES_AT_THE_ROOT = {
     "export": {"__init__", "to_onnx", "int8", "opened"},
     "targets": {
         *("__init__", "agent", "doctor", "target", "board_file", "budgets", "memory_fit", "errors"),
-        *("artifact", "onnx_file", "paths", "plain", "sealed", "protobuf", "progress", "visible"),
+        *("artifact", "onnx_file", "paths", "plain", "sealed", "progress", "visible"),
     },
 }
 

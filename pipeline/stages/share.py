@@ -1,8 +1,7 @@
 """The stage "share": weight sharing (tying) between layers that the user names or that are equal.
 
 Tied parameters are one parameter: training updates them together, and a file stores them once. The tie is a
-plan among the network's plans, so a network that is loaded, pruned or tuned later is still tied. (Code books
-that several layers share belong to the container and need no tie.)
+plan among the network's plans, so a network that is loaded, pruned or tuned later is still tied.
 """
 
 from __future__ import annotations
