@@ -11,6 +11,8 @@ PYTHONS ?= 3.10 3.11 3.12 3.13
 WITH ?=
 setup: $(STAMP)
 	$(if $(WITH),$(BIN)/pip install -c constraints.txt $(WITH))
+	@$(if $(WITH),! $(BIN)/pip show -q torchvision 2>/dev/null || $(BIN)/python -c 'import torchvision' 2>/dev/null || \
+	  echo 'torchvision is of another build than torch and does not load: install both from the same index.')
 
 # torch is installed first and alone: to use another build of it, install that one into the environment before.
 $(STAMP): pyproject.toml setup.py constraints.txt
