@@ -4,9 +4,9 @@
     python benchmarks/pruning/distillation.py --table      the table of what was measured so far, in Markdown
 
 75 and 90 % of the parameters go in one cut by the activation criterion; then ten epochs of recovery: by the
-labels alone, with the original as teacher, with hints of its features too, and with an ensemble of three
-originals. Three seeds; the other two originals are those of the other seeds. What was measured stands in
-runs/distillation.jsonl and is not measured again.
+labels alone, with the original as teacher, and with an ensemble of three originals. Three seeds; the other
+two originals are those of the other seeds. What was measured stands in runs/distillation.jsonl and is not
+measured again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from deadweight.pipeline.work import Work
 
 RECORD = Path("runs") / "distillation.jsonl"
 REMOVED = (0.75, 0.9)
-WAYS = ("plain", "one teacher", "one teacher, hints", "ensemble of three")
+WAYS = ("plain", "one teacher", "ensemble of three")
 EPOCHS = 10
 
 
@@ -49,7 +49,6 @@ def measure(cell: Cell, work: Work) -> Row:
     recoveries: dict[str, Finetune | Distill] = {
         "plain": Finetune(epochs=EPOCHS),
         "one teacher": Distill(epochs=EPOCHS),
-        "one teacher, hints": Distill(epochs=EPOCHS, hints=1.0),
         "ensemble of three": Distill(epochs=EPOCHS, checkpoints=ensemble),
     }
     tuned = recoveries[cell["way"]](dataclasses.replace(pruned, directory=work.directory / "tuned"))

@@ -29,6 +29,8 @@ from ..work import Facts, Work
 from ..workload import built_model
 from .load import read_weights
 
+GONE = "hints has no effect any more and ends with 0.4: matching the layers' inputs gained nothing"
+
 
 @dataclass(frozen=True)
 class Distill(Schedule):
@@ -40,7 +42,8 @@ class Distill(Schedule):
         checkpoints: the user's own files with further teachers, networks of `build_model()`.
         student: the dotted path of the user's own network, which is trained from scratch instead of the
             pruned one; "" for the newest network of the chain.
-        temperature, share, hints: see `teaching.Teaching`.
+        temperature, share: see `training.teachers.Teaching`.
+        hints: has no effect any more, see docs/results.md.
         epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
     """
 
@@ -89,17 +92,18 @@ class Distill(Schedule):
         folders += [_trained(work, number) for number in range(1, self.teachers)]
         folders += [_loaded(work, number, path) for number, path in enumerate(self.checkpoints, start=1)]
         masks = load_masks(held["masks"])[0] if held else None
-        teaching = Teaching(tuple(folders), self.temperature, self.share, self.hints)
+        teaching = Teaching(tuple(folders), self.temperature, self.share)
         job = dataclasses.replace(TrainingJob.of(work, self, "distill", masks=masks), teaching=teaching)
         fitted = fit(_student(self.student, work.seed) if self.student else work.model(latest), job)
-        words = f"{len(folders)} teachers, {training_sentence(fitted, self.epochs, work.workload)}"
+        words = [f"{len(folders)} teachers, {training_sentence(fitted, self.epochs, work.workload)}"]
+        words += [GONE] if self.hints else []
         if self.student:
             write_json(work.directory / "tuned" / "student.json", {"class": self.student})
             made = work.with_model("tuned", fitted.model)
             made = made.with_file("tuned", "student", work.directory / "tuned" / "student.json")
         else:
             made = work.with_model("tuned", fitted.model, plan=work.plan(latest), beside=held)
-        return made.logged("distill", self, words)
+        return made.logged("distill", self, *words)
 
 
 def _student(name: str, seed: int) -> nn.Module:

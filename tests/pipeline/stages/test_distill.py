@@ -45,10 +45,11 @@ def test_a_student_learns_from_three_teachers(pruned: Work, tmp_path: Path) -> N
 
 def test_the_users_own_checkpoints_teach_and_are_read(pruned: Work, tmp_path: Path) -> None:
     own = pruned.variant("original").path("weights")
-    stage = Distill(epochs=1, checkpoints=(str(own), str(own)))
+    stage = Distill(epochs=1, checkpoints=(str(own), str(own)), hints=1.0)
     assert stage.reads() == [own, own]
     work = stage(dataclasses.replace(pruned, directory=tmp_path))
     assert work.log[-1].words[0].startswith("3 teachers")
+    assert "has no effect" in work.log[-1].words[1]
 
 
 def test_more_teachers_need_to_know_how_the_first_was_trained() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from deadweight.pipeline.pruning.plan import plan_of
 from deadweight.pipeline.pruning.saved import save_pruned
 from deadweight.pipeline.training.checkpoint import write_tensors
 from deadweight.pipeline.training.teachers import Teaching, soft_loss
-from deadweight.targets.errors import ModelError, RecipeError
+from deadweight.targets.errors import ModelError
 
 CPU = torch.device("cpu")
 
@@ -69,51 +68,6 @@ def test_a_teacher_with_other_outputs_is_refused(tmp_path: Path, teacher: nn.Mod
         Teaching((saved(teacher, tmp_path),)).loss(Digits(), student, CPU),
     ):
         pass
-
-
-def test_hints_compare_each_unit_with_itself_in_the_teacher(teacher: nn.Module, tmp_path: Path) -> None:
-    """A student with all its teacher's weights is right wherever units are read before anything is lost."""
-    student, _, _ = halved(teacher, torch.rand(2, 64))
-    pixels = torch.rand(16, 64)
-    folder = saved(teacher, tmp_path)
-    with Teaching((folder,), hints=1.0).loss(Digits(), student, CPU) as loss:
-        with_hints = loss(student(pixels), {"pixels": pixels, "label": torch.zeros(16).long()})
-    with torch.no_grad():
-        student[2].weight *= 0  # what the last layer reads is then far from what its teacher's reads
-    with Teaching((folder,), hints=1.0).loss(Digits(), student, CPU) as loss:
-        outputs = student(pixels)
-        ruined = loss(outputs, {"pixels": pixels, "label": torch.zeros(16).long()})
-    with Teaching((folder,)).loss(Digits(), student, CPU) as loss:
-        plain = loss(outputs, {"pixels": pixels, "label": torch.zeros(16).long()})
-    assert (ruined - plain).item() > 0.1
-    assert with_hints.item() < ruined.item()
-
-
-def test_hooks_are_gone_after_training(teacher: nn.Module, tmp_path: Path) -> None:
-    student, _, _ = halved(teacher, torch.rand(2, 64))
-    with Teaching((saved(teacher, tmp_path),), hints=1.0).loss(Digits(), student, CPU):
-        assert any(module._forward_pre_hooks for module in student.modules())
-    assert not any(module._forward_pre_hooks for module in student.modules())
-
-
-def test_a_student_without_layers_in_common_gets_no_hints(teacher: nn.Module, tmp_path: Path) -> None:
-    layers = {"first": nn.Linear(64, 8), "relu": nn.ReLU(), "last": nn.Linear(8, 10)}
-    student = nn.Sequential(OrderedDict(layers))
-    with (
-        pytest.raises(RecipeError, match="hints = 0"),
-        Teaching((saved(teacher, tmp_path),), hints=1.0).loss(Digits(), student, CPU),
-    ):
-        pass
-
-
-def test_the_graph_form_has_the_layers_for_hints(teacher: nn.Module, tmp_path: Path) -> None:
-    student, _, _ = halved(teacher, torch.rand(2, 64), "graph")
-    pixels, label = torch.rand(16, 64), torch.zeros(16).long()
-    values = []
-    for hints in (0.0, 1.0):
-        with Teaching((saved(teacher, tmp_path),), hints=hints).loss(Digits(), student, CPU) as loss:
-            values.append(loss(student(pixels), {"pixels": pixels, "label": label}).item())
-    assert values[1] > values[0]
 
 
 def test_a_pruned_network_can_teach(teacher: nn.Module, tmp_path: Path) -> None:
