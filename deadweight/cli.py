@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from . import __version__, api
 from .commands import boards, budget, engines, gate, packing, release, setup, soak, stages, timing
+from .targets.errors import RecipeError
 from .terminal.options import BoardPrecision, BoardRuntime, Data, JetPack, On, Out, Settings, TargetName
 from .terminal.printer import out
 from .terminal.show import show
@@ -73,6 +74,11 @@ def run(
 @app.command()
 def sweep(
     recipe: Path,
+    address: Annotated[
+        str,
+        Argument(metavar="[ADDRESS]", help="With --ray: HOST:PORT of a cluster; else this machine's."),
+    ] = "",
+    ray: Annotated[bool, Option("--ray", help="Run the trials on a Ray cluster: docs/scale.md.")] = False,
     over: Annotated[
         list[str] | None, Option("--over", help="Values to try, e.g. prune.mean=0.02,0.1,0.5; repeatable.")
     ] = None,
@@ -89,10 +95,13 @@ def sweep(
     from .pipeline.recipe import parse_over
 
     point_to(data)
+    if address and not ray:
+        raise RecipeError(f'"{address}" is one argument too many.', f"For a cluster: --ray {address}.")
     with watching() as watcher:
         found = api.sweep(
             recipe,
             over=parse_over(over or ()),
+            ray=(address or "auto") if ray else None,
             score_drop=score_drop,
             settings=settings or (),
             out=out_dir,

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from pydantic import Field
@@ -43,16 +43,44 @@ class SweepSettings:
             worse than the original's.
         seconds: time limit for timing all settings against the original, together.
         seeds: every setting is tried with each of these; empty: the recipe's own seed.
-        processes: how many settings are tried at a time.
+        processes: how many settings are tried at a time; on a cluster 1 stands for as many as fit.
         controls: whether each setting is also compared with random neurons and training from scratch.
+        executor: what runs the trials, see `executors`: "pool", "ray", or your own, "module:function".
+        address: of the executor's cluster; "": the one that runs on this machine, or a new one.
+        cpus, gpus: of each trial; cpus are also its threads, 0: as many as torch has here.
+        board: the resource that a timing has to itself, e.g. "orin-nano-8gb"; "": this machine.
+        search: "grid" for all combinations, or "tpe": Optuna proposes `trials` settings. A range is then
+            { low = 0.1, high = 0.9, log = false }.
+        against: what a search trades the validation score for.
     """
 
-    over: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    over: Mapping[str, tuple[Any, ...] | dict[str, Any]] = field(default_factory=dict)
     score_drop: Annotated[float, Field(ge=0)] = 0.0
     seconds: Annotated[float, Field(gt=0)] = 20.0
     seeds: tuple[Seed, ...] = ()
     processes: Annotated[int, Field(ge=1, le=MOST_PROCESSES)] = 1
     controls: bool = False
+    executor: str = "pool"
+    address: str = ""
+    cpus: Annotated[int, Field(ge=0, le=1024)] = 0
+    gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
+    board: str = ""
+    search: Literal["grid", "tpe"] = "grid"
+    trials: Annotated[int, Field(ge=1, le=100_000)] = 24
+    against: Literal["parameters", "latency"] = "parameters"
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """The table `[store]` of a recipe: where finished stages are kept for other machines.
+
+    Attributes:
+        url: the folder, e.g. "file:///shared/runs", "s3://bucket/runs" or "ssh://user@host/runs".
+        options: for fsspec's file system of that kind, e.g. {endpoint_url = "https://..."}.
+    """
+
+    url: str
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +104,7 @@ class Recipe:
     sweep: SweepSettings | None
     values: Mapping[str, Any]
     log: tuple[str, ...] = ()
+    store: StoreSettings | None = None
 
     def set(self, settings: Iterable[str]) -> Recipe:
         """This recipe with settings such as "prune.mean=0.1", "stages[2].mean=0.1" or "seed=3" replaced.
@@ -114,6 +143,7 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
         stages: tuple[dict[str, Any], ...] = ()
         sweep: dict[str, Any] | None = None
         log: str | tuple[str, ...] = ()
+        store: dict[str, Any] | None = None
 
     folder = str(path.parent.resolve())
     if folder not in sys.path:
@@ -140,10 +170,11 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
             stages.append(NamedStage(name, budgeted(budgets) if budgeted else made))
             named_files(stages[-1].stage, "code")  # fails now if the user's own criterion does not exist
     sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, f"{path.name}, sweep")
+    store = None if top.store is None else checked(StoreSettings, top.store, f"{path.name}, store")
     log = (top.log,) if isinstance(top.log, str) else top.log
     more = urlencode({name: value for name in ("data", "task") if (value := getattr(top, name))}, safe="/:")
     workload = top.workload + (f"{'&' if '?' in top.workload else '?'}{more}" if more else "")
-    return Recipe(path, workload, target, top.seed, budgets, tuple(stages), sweep, values, log)
+    return Recipe(path, workload, target, top.seed, budgets, tuple(stages), sweep, values, log, store)
 
 
 def check_stages(recipe: Recipe) -> None:
@@ -248,7 +279,7 @@ def _table(values: dict[str, Any], place: str, setting: str) -> dict[str, Any]:
     """The table that a setting is in: the recipe itself, one of its tables, or a stage."""
     if not place:
         return values
-    if place in ("budgets", "sweep"):
+    if place in ("budgets", "store", "sweep"):
         if not isinstance(values.get(place, {}), dict):
             raise RecipeError(f"{place} is not a table.", f"Begin it with [{place}].")
         values[place] = dict(values.get(place, {}))

@@ -26,8 +26,8 @@ FLOORS = ("targets", "export", "pipeline")  # from the ground up
 ARROWS = {
     "deadweight": "deadweight/api deadweight/commands deadweight/terminal EVERYTHING",
     "deadweight/api": "export/lint export/memory export/onnx_graph export/quantization pipeline/budget "
-    "pipeline/pruning pipeline/report pipeline/runs pipeline/workloads targets/engines targets/gate "
-    "targets/machine targets/remote targets/runtimes targets/timing",
+    "pipeline/pruning pipeline/report pipeline/runs pipeline/training pipeline/workloads "
+    "targets/engines targets/gate targets/machine targets/remote targets/runtimes targets/timing",
     "deadweight/commands": "deadweight/api deadweight/terminal export/coding export/onnx_graph "
     "export/release pipeline/report pipeline/workloads targets/coded targets/engines targets/gate "
     "targets/release targets/remote targets/runtimes targets/timing",
@@ -38,6 +38,7 @@ ARROWS = {
     "pipeline/training": "pipeline/pruning pipeline/workloads targets/runtimes",
     "pipeline/workloads": "",
     "pipeline/importance": "pipeline/pruning pipeline/training",
+    "pipeline/executors": "",
     "pipeline/loggers": "",
     "pipeline/compression": "pipeline/importance pipeline/pruning pipeline/training targets/timing",
     "pipeline/budget": "pipeline/pruning pipeline/training export/onnx_graph export/quantization "
@@ -48,9 +49,9 @@ ARROWS = {
     "pipeline/quantization pipeline/training export/coding export/lint export/onnx_graph export/parity "
     "export/quantization targets/engines targets/machine targets/remote targets/runtimes targets/timing",
     "pipeline/report": "targets/engines targets/gate targets/timing",
-    "pipeline/runs": "pipeline/importance pipeline/loggers pipeline/pruning pipeline/quantization "
-    "pipeline/report pipeline/stages pipeline/training pipeline/workloads export/lint export/onnx_graph "
-    "export/release "
+    "pipeline/runs": "pipeline/executors pipeline/importance pipeline/loggers pipeline/pruning "
+    "pipeline/quantization pipeline/report pipeline/stages pipeline/training pipeline/workloads "
+    "export/lint export/onnx_graph export/release "
     "targets/machine targets/timing",
     "export": "export/lint export/onnx_graph export/parity export/quantization",
     "export/onnx_graph": "",

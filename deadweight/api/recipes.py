@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -163,6 +164,9 @@ def run(
 ) -> Run:
     """Run a recipe from training to the report; a killed run resumes.
 
+    Where torchrun or srun started several processes, the first runs the recipe, and the others train with it
+    and end here.
+
     >>> import deadweight
     >>> done = deadweight.run("recipe.toml", out="runs/example")
     >>> done.exit_code in (0, 1, 3), [row["name"] for row in done.report["rows"]]
@@ -182,9 +186,12 @@ def run(
     named = [f"profile.{name}={json.dumps(value)}" for name, value in there.items() if value]
     chosen = [*_targeted(settings, target), *named]
     directory = Path(out) if out is not None else default_directory(Path(recipe))
-    report = run_recipe(
-        _for_its_board(Path(recipe), chosen), directory, watcher or Watcher(), even_so=even_so
-    )
+    with _joined() as leads:
+        if not leads:
+            raise SystemExit(0)
+        report = run_recipe(
+            _for_its_board(Path(recipe), chosen), directory, watcher or Watcher(), even_so=even_so
+        )
     return Run(headline(report), exit_code(report), report, directory)
 
 
@@ -193,6 +200,7 @@ def sweep(
     *,
     over: Mapping[str, Sequence[Any]] | None = None,
     score_drop: float = 0.005,
+    ray: str | None = None,
     settings: Iterable[str] = (),
     out: Path | str | None = None,
     target: str | None = None,
@@ -208,6 +216,7 @@ def sweep(
     Args:
         over: values by setting; None for the recipe's own [sweep].
         score_drop: how much worse than the original the chosen network may score, with `over`.
+        ray: HOST:PORT of a Ray cluster that runs the trials; "auto" for this machine's.
 
     Raises:
         DeadweightError: there is nothing to try, or every setting was refused.
@@ -215,14 +224,27 @@ def sweep(
     read = read_recipe(Path(recipe), _targeted(settings, target))
     values = {name: tuple(each) for name, each in (over or {}).items()}
     given = {"over": values, "score_drop": score_drop}
-    chosen = checked(SweepSettings, given, "sweep") if values else read.sweep
+    where = ("executor", "address", "cpus", "gpus", "board")
+    own = {name: value for name, value in read.values.get("sweep", {}).items() if name in where}
+    chosen = checked(SweepSettings, {**own, **given}, "sweep") if values else read.sweep
     if chosen is None:
         cure = "Give values by setting, e.g. --over prune.mean=0.02,0.1,0.5."
         raise RecipeError(f"{recipe} has no [sweep], and no values to try were given.", cure)
+    if ray is not None:
+        chosen = replace(chosen, executor="ray", address="" if ray == "auto" else ray)
     directory = Path(out) if out is not None else default_directory(Path(recipe))
     swept = run_sweep(read, chosen, directory, watcher or Watcher())
     verdict = ", ".join(swept.chosen) or f"No setting keeps the score within {chosen.score_drop}."
     return Sweep(verdict, 0, swept, chosen.score_drop, directory)
+
+
+def _joined() -> contextlib.AbstractContextManager[bool]:
+    """Whether this process runs the command, where a launcher may have started several."""
+    if not {"TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"} & set(os.environ):
+        return contextlib.nullcontext(True)
+    from ..pipeline.training.worker import joined
+
+    return joined()
 
 
 def _targeted(settings: Iterable[str], target: str | None) -> list[str]:

@@ -274,4 +274,8 @@ def watching(*, goes_on: bool = True) -> Iterator[Watcher]:
 def point_to(data: str | None) -> None:
     """Sets the examples' data directory; a user's own workload need not read it."""
     if data is not None:
+        if "://" in data:
+            from ..pipeline.runs.store import fetched
+
+            os.environ["DEADWEIGHT_DATA_URL"], data = data, str(fetched(data))
         os.environ["DEADWEIGHT_DATA"] = data

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from ...targets.artifact import (
     Artifact,
@@ -49,8 +50,10 @@ from ..recipe import Recipe
 from ..stage import NamedStage, files_read, is_users_own, named_files, run_stage, settings_of, source_of
 from ..training.networks import NetworkFiles
 from ..work import Done, Facts, Work
+from ..workload import Workload
 from ..workloads.named import load_workload, workload_code
 from .sources import package_versions, source_hash
+from .store import ARRIVING, Store
 
 LIBRARIES = (
     *("torch", "numpy", "onnx", "onnxscript", "onnxsim", "onnxruntime"),
@@ -80,6 +83,9 @@ class Run:
     started: Callable[[str], None] = lambda name: None
     ended: Callable[[Finished], None] = lambda finished: None
     finished: list[Finished] = field(default_factory=list)
+    store: Store | None = None
+    only_kept: bool = False  # all stages were run elsewhere: none runs here
+    versions: Mapping[str, str] | None = None  # of the machine whose run it is, if not of this one
 
     def step(self, named: NamedStage, work: Work) -> Work:
         """The work after a stage: from the cache if nothing in its key has changed, else run now.
@@ -90,6 +96,7 @@ class Run:
         folder = named.name.replace(":", ".").rpartition(".")[2]
         place = self.directory / "stages" / f"{folder}-{self.key(named, work)[:16]}"
         with _alone(self.directory / ".locks" / place.name):
+            arrived = self.store is not None and not (place / "done.json").exists() and self.store.get(place)
             if (place / "done.json").exists():
                 record, cure = (
                     read_json(place / "done.json"),
@@ -100,11 +107,21 @@ class Run:
                     kept = (self.directory / one["path"] for files in held for one in files.values())
                     if "void" not in record["artifacts"] and all(path.exists() for path in kept):
                         result = work.restored(record, self.directory)
+                        if self.store is not None and not arrived:
+                            self.store.put(place)
                         self._note(named, work, result, float(record["seconds"]), cached=True)
                         return result
+            if self.only_kept:
+                raise ArtifactError(
+                    f'The stage "{named.name}" of a finished trial is not in {place}: a worker kept it by '
+                    "another key.",
+                    "Give all workers the same files, and let nothing change the recipe's folder meanwhile.",
+                )
             self.started(named.name)
             before = time.monotonic()
             result = self._ran(named, work, place, before)
+            if self.store is not None and "void" not in result.artifacts:
+                self.store.put(place)
             self._note(named, work, result, time.monotonic() - before, cached=False)
             return result
 
@@ -129,7 +146,8 @@ class Run:
             "target": work.target.to_json(),
             "seed": work.seed,
             "threads": torch.get_num_threads(),
-            "made_by": dict(made_by()),
+            **({"world": dist.get_world_size()} if dist.is_initialized() else {}),  # of torchrun
+            "made_by": dict(self.versions or made_by()),
         }
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -173,15 +191,29 @@ class Watcher:
     ended: Callable[[Finished], None] = lambda finished: None
 
 
-def prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, Work]:
-    workload = load_workload(recipe.workload, recipe.path.parent)
-    with users_code("fingerprint() was called"):
-        fingerprint = str(workload.fingerprint())
+def prepared(
+    recipe: Recipe,
+    directory: Path,
+    watcher: Watcher,
+    loaded: tuple[Workload, str] | None = None,
+    *,
+    check: bool = False,
+) -> tuple[Run, Work]:
+    """A run of a recipe and its first work.
+
+    Args:
+        loaded: the workload and its fingerprint, where they are known.
+        check: whether the store is tried, to say now what is wrong with it.
+    """
+    workload, fingerprint = loaded or load(recipe.workload, recipe.path.parent)
     own = [source_of(stage.stage) for stage in recipe.stages if is_users_own(stage.name)]
     files = (*workload_code(recipe.workload, recipe.path.parent, workload), *own)
     place, mark, settings = recipe.workload.partition("?")
     name = f"{place.rpartition(':')[2]}{mark}{settings}"
-    run_ = Run(directory, files, fingerprint, name, watcher.started, watcher.ended)
+    store = Store(recipe.store.url, recipe.store.options) if recipe.store else None
+    if store is not None and check:
+        store.check()
+    run_ = Run(directory, files, fingerprint, name, watcher.started, watcher.ended, store=store)
     work = Work(
         workload,
         recipe.target,
@@ -194,6 +226,13 @@ def prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, Wo
     if recipe.path.suffix == ".toml":
         write_text(directory / _OF, os.path.relpath(recipe.path.resolve(), directory.resolve()))
     return run_, work
+
+
+def load(spec: str, folder: Path) -> tuple[Workload, str]:
+    """A workload by its name in a recipe of this folder, and its fingerprint."""
+    workload = load_workload(spec, folder)
+    with users_code("fingerprint() was called"):
+        return workload, str(workload.fingerprint())
 
 
 _OF = "recipe.path"
@@ -234,6 +273,8 @@ def locked(directory: Path) -> Iterator[None]:
             raise ArtifactError(f"Another run is active in {directory}.", cure) from error
         for kept in ("stages", "networks"):  # other files are also written without the lock
             drop_cut_writes(directory / kept)
+        for cut in (directory / "stages").glob(f"{ARRIVING}*"):
+            shutil.rmtree(cut)
         yield
 
 

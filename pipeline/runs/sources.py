@@ -30,11 +30,9 @@ from ...targets.artifact import sha256_of
 
 
 def source_hash(*files: Path) -> str:
-    """The SHA-256 over these files and every source file that they import."""
-    digest = hashlib.sha256()
-    for path in sorted(source_files(*files)):
-        digest.update(f"{path.name}\0{sha256_of(path)}\n".encode())
-    return digest.hexdigest()
+    """The SHA-256 over these files and every source file that they import, wherever they are."""
+    held = sorted(f"{path.name}\0{sha256_of(path)}\n" for path in source_files(*files))
+    return hashlib.sha256("".join(held).encode()).hexdigest()
 
 
 def package_versions(*files: Path) -> dict[str, str]:

@@ -1,49 +1,52 @@
 """The sweep: tries many settings of one recipe on the validation split and chooses one.
 
 Every setting runs through the recipe's own stages, with the same cache, so the chosen one is already made
-when the chain runs. All networks are then timed together with the original, in one process.
+when the chain runs. An executor may run the trials elsewhere (`executors`); the sweep then reads what they
+kept. All networks are timed together with the original, where nothing else runs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
 
-from ...targets.artifact import read_json
-from ...targets.errors import DeadweightError, ModelError, RecipeError
-from ...targets.progress import Progress
-from ...targets.target import Target
+from ...targets.errors import ModelError, RecipeError
+from ...targets.progress import Progress, silent
 from ...targets.timing import measurement
 from ...targets.timing.judge import Judgement, judge
-from ..recipe import Recipe, SweepSettings, check_stages, parse_recipe
+from ..executors.executor import Ended, Executor, Place, executor_named
+from ..recipe import Recipe, SweepSettings, check_stages
 from ..report.schema import Outcome, Speedup, Sweep, SweepRow
 from ..report.sweep_words import sweep_sentences
 from ..report.units import ScoreScale, settings_text
-from ..stage import NamedStage, is_users_own
+from ..stage import NamedStage
 from ..stages.controls import Controls
-from ..stages.evaluate import Evaluate
-from ..stages.export import Export
-from ..stages.profile import Profile
-from ..training.worker import exit_with_parent
-from ..work import Facts, Variant, Work
-from .cache import Run, Watcher, prepared
+from ..work import Facts, Work
+from .cache import Run, made_by
+from .search import search
 from .seeds import Tried, mark_front, merged
+from .trials import (
+    EVENTS,
+    Made,
+    Timing,
+    Trial,
+    controls_of,
+    finished,
+    original_of,
+    scores_of,
+    timed,
+    trial_stages,
+)
 
-EVENTS = 24
 STEPS = 100  # of the progress bar, for each trial
 
 
@@ -57,15 +60,6 @@ class Swept:
     scale: ScoreScale
 
 
-@dataclass(frozen=True)
-class _Trial:
-    name: str
-    settings: Mapping[str, Any]
-    work: Work
-    final: Variant
-    controls: tuple[Variant, ...] = ()
-
-
 def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swept:
     """Tries every combination of `settings.over` and chooses the smallest network within the score drop.
 
@@ -73,29 +67,33 @@ def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swe
         RecipeError: there is nothing to try, or a name is not a setting of the recipe.
         ModelError: every combination was refused, or none keeps the score within the drop.
     """
-    seeds = settings.seeds or (recipe.seed,)
-    recipes = {seed: recipe.set([f"seed={seed}"]) for seed in seeds}
-    for named in _controls(recipe, settings):
+    for named in controls_of(recipe) if settings.controls else []:
         cast(Controls, named.stage).check(trial_stages(recipe))
-    if settings.processes > 1:
-        for seed in seeds:
-            _combinations(recipes[seed], settings.over)  # raises before processes are started
-        warm(
-            [list(_combinations(one, settings.over).values()) for one in recipes.values()],
-            run,
-            start,
-            processes=settings.processes,
-            last=[_export(recipe), *_controls(recipe, settings)],
-        )
-    refused: list[str] = []
-    tried: dict[str, list[Tried]] = {}
-    for seed in seeds:
-        begun = dataclasses.replace(start, seed=seed)
-        for name, one in _sweep_seed(recipes[seed], settings, run, begun, refused, timed=seed == seeds[0]):
-            tried.setdefault(name, []).append(one)
-    rows = [merged(of_seeds) for of_seeds in tried.values() if len(of_seeds) == len(seeds)]
+    _check_over(recipe, settings.over)
+    grid = _combinations(recipe, settings.over) if settings.search == "grid" else None
+    if settings.cpus:
+        torch.set_num_threads(settings.cpus)  # as those of a worker: threads are in the stages' keys
+    place = Place(
+        recipe.path.parent,
+        run.directory,
+        run.store is not None,
+        settings.processes,
+        settings.cpus or torch.get_num_threads(),
+        settings.gpus,
+        settings.board,
+        settings.address,
+    )
+    with ExitStack() as held:
+        if run.store is not None:
+            same = [recipe.values, dataclasses.asdict(settings)["over"], run.fingerprint]
+            held.enter_context(run.store.driven(json.dumps(same, sort_keys=True, default=str)))
+        executor = held.enter_context(executor_named(settings.executor)(place))
+        trying = _Trying(recipe, settings, run, start, executor)
+        rows = trying.rows(grid, settings.seconds) if grid is not None else trying.searched()
     if not rows:
-        raise ModelError(f"Every setting was refused; the first: {refused[0]}", "Try gentler settings.")
+        raise ModelError(
+            f"Every setting was refused; the first: {trying.refused[0]}", "Try gentler settings."
+        )
     sign = 1 if start.workload.higher_is_better else -1
     mark_front(rows, sign)
     within = [row for row in rows if sign * (row["score_change"] or 0.0) >= -settings.score_drop - 1e-12]
@@ -107,40 +105,221 @@ def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swe
     table: Sweep = {"settings": list(settings.over), "rows": rows}
     higher, scores = start.workload.higher_is_better, [row["score"] for row in rows]
     scale = ScoreScale.of(start.workload.score_name, higher_is_better=higher, scores=scores)
-    if words := sweep_sentences(table, scale, score_drop=settings.score_drop):
+    if words := [*sweep_sentences(table, scale, score_drop=settings.score_drop), *trying.words]:
         table["words"] = words
-    return Swept(table, chosen, tuple(dict.fromkeys(refused)), scale)
+    return Swept(table, chosen, tuple(dict.fromkeys(trying.refused)), scale)
 
 
-def _sweep_seed(
-    recipe: Recipe, settings: SweepSettings, run: Run, start: Work, refused: list[str], *, timed: bool
-) -> Iterator[tuple[str, Tried]]:
-    trials, not_tried = _trials(recipe, settings, run, start)
-    refused += not_tried
-    if not trials:
-        return
-    first = trials[0].work.variant("original")
-    original = run.step(_export(recipe), dataclasses.replace(start, variants=(first,))).variants[0]
-    scores = _scores(run, start, original, trials)
-    speedups = _speedups(run, start, original, trials, settings.seconds) if timed else {}
-    whole = scores["original"]
-    for trial in trials:
-        found, raw = scores[trial.name], scores[f"{trial.name}, before tuning"]
-        row: SweepRow = {
-            "settings": dict(trial.settings),
-            "score": found["score"],
-            "raw_score": raw["score"],
-            "score_change": found["score"] - whole["score"],
-            "parameters": found["parameters"],
-            "parameters_removed": 1 - found["parameters"] / whole["parameters"],
-            "macs": found["macs"],
-            "file_bytes": found["file_bytes"],
-            "speedup": speedups.get(trial.name),
-            "chosen": False,
-            "split": "validation",
+@dataclass
+class _Trying:
+    """Tries settings with every seed; `refused` and `words` grow with each call of `rows`."""
+
+    recipe: Recipe
+    settings: SweepSettings
+    run: Run
+    start: Work
+    executor: Executor
+    refused: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+
+    def rows(self, over: Mapping[str, Mapping[str, Any]], seconds: float) -> list[SweepRow]:
+        """A row for each setting, by its name, that was not refused; timed for so long in all."""
+        seeds = self.settings.seeds or (self.recipe.seed,)
+        recipes = {seed: _set(self.recipe.set([f"seed={seed}"]), over) for seed in seeds}
+        elsewhere, refused = self._elsewhere(recipes)
+        self.refused += refused.values()
+        tried: dict[str, list[Tried]] = {}
+        for seed, of_seed in recipes.items():
+            kept = {name: one for name, one in of_seed.items() if name not in refused}
+            begun = dataclasses.replace(self.start, seed=seed)
+            run = dataclasses.replace(self.run, only_kept=elsewhere)
+            for name, one in self._seed(kept, over, run, begun, seconds if seed == seeds[0] else 0.0):
+                tried.setdefault(name, []).append(one)
+        return [merged(of_seeds) for of_seeds in tried.values() if len(of_seeds) == len(seeds)]
+
+    def searched(self) -> list[SweepRow]:
+        """The rows of the settings that a search proposed, timed as they come or all together at the end."""
+        seconds, timed = self.settings.seconds, self.settings.against == "latency"
+        stages = trial_stages(self.recipe)
+        cut = max((at for at, one in enumerate(stages, start=1) if Facts.of(one.stage).shrinks), default=0)
+        trains = any(Facts.of(one.stage).recovers for one in stages[cut:])
+        found = search(
+            self.settings,
+            lambda over: self.rows(over, timed * seconds * len(over) / self.settings.trials),
+            partial(self._cut, cut) if trains else None,
+            seed=self.recipe.seed,
+            higher=self.start.workload.higher_is_better,
+            at_once=self.executor.at_once,
+        )
+        self.words.append(found.words)
+        every = {settings_text(row["settings"]): row["settings"] for row in found.rows}
+        return found.rows if timed or not every else self.rows(every, seconds)
+
+    def _cut(self, stages: int, over: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+        """Validation score and parameters of settings after so many stages; of the first seed."""
+        seed = (self.settings.seeds or (self.recipe.seed,))[0]
+        recipes = _set(self.recipe.set([f"seed={seed}"]), over)
+        ended = self._ran([self._trial(name, one, stages) for name, one in recipes.items()])
+        quiet = dataclasses.replace(self.run, only_kept=bool(ended), started=_silent, ended=_silent)
+        begun, found = dataclasses.replace(self.start, seed=seed, progress=silent), {}
+        words = [one.words for one in ended] or [""] * len(recipes)
+        for (name, recipe), refused in zip(recipes.items(), words, strict=True):
+            try:
+                if refused:
+                    raise ModelError(refused, "")
+                work = begun
+                for stage in trial_stages(recipe)[:stages]:
+                    work = quiet.step(stage, work)
+            except ModelError as error:
+                self.refused.append(f"{name}: {error.what}")
+                continue
+            here = dataclasses.replace(quiet, only_kept=False)
+            (one,) = scores_of(here, begun, [dataclasses.replace(work.latest(), name="cut")]).values()
+            found[name] = (one["score"], float(one["parameters"]))
+        return found
+
+    def _ran(self, tasks: Sequence[Trial]) -> list[Ended]:
+        """How the tasks ended, none if the executor leaves them to this process."""
+        ended = self.executor.run(tasks, self._count) if tasks else []
+        for one in ended:
+            if one.error is not None:
+                raise one.error
+        return ended
+
+    def _elsewhere(self, recipes: Mapping[int, Mapping[str, Recipe]]) -> tuple[bool, dict[str, str]]:
+        """Whether the executor ran the trials, and why it refused which settings."""
+        shared = min(len(_shared(list(of_seed.values()))) for of_seed in recipes.values())
+        firsts = [
+            self._trial(f"seed {seed}", next(iter(of_seed.values())), shared)
+            for seed, of_seed in recipes.items()
+        ]
+        trials = [
+            self._trial(name if len(recipes) == 1 else f"{name}, seed {seed}", one)
+            for seed, of_seed in recipes.items()
+            for name, one in of_seed.items()
+        ]
+        names = [name for of_seed in recipes.values() for name in of_seed]
+        self._ran(firsts if shared and len(trials) > len(firsts) else [])
+        ended = self._ran(trials)
+        refused = {name: f"{name}: {one.words}" for name, one in zip(names, ended, strict=False) if one.words}
+        return bool(ended), refused
+
+    def _count(self, done: int, total: int) -> None:
+        self.start.progress(done, total, f"sweep: {done} of {total} trials")
+
+    def _trial(self, name: str, recipe: Recipe, stages: int | None = None) -> Trial:
+        return Trial(
+            name,
+            recipe.values,
+            recipe.path,
+            self.run.directory,
+            self.start.target,
+            torch.get_num_threads(),
+            self.run.fingerprint,
+            made_by(),
+            self.settings.controls,
+            stages,
+        )
+
+    def _seed(
+        self,
+        recipes: Mapping[str, Recipe],
+        over: Mapping[str, Mapping[str, Any]],
+        run: Run,
+        start: Work,
+        seconds: float,
+    ) -> Iterator[tuple[str, Tried]]:
+        """Runs the settings with one seed, or reads what was run, and times them."""
+        made = dict(self._made(recipes, run, start))
+        if not made:
+            return
+        first = next(iter(recipes.values()))
+        here = dataclasses.replace(run, only_kept=False)
+        original = original_of(first, here, start, next(iter(made.values())))
+        whole = scores_of(here, start, [original])["original"]
+        speedups = self._speedups(recipes, run, start, made, seconds) if seconds else {}
+        for name, one in made.items():
+            found, raw = one.scores["final"], one.scores["before tuning"]
+            row: SweepRow = {
+                "settings": dict(over[name]),
+                "score": found["score"],
+                "raw_score": raw["score"],
+                "score_change": found["score"] - whole["score"],
+                "parameters": found["parameters"],
+                "parameters_removed": 1 - found["parameters"] / whole["parameters"],
+                "macs": found["macs"],
+                "file_bytes": found["file_bytes"],
+                "speedup": speedups.get(name),
+                "chosen": False,
+                "split": "validation",
+            }
+            yield name, Tried(row, {each.name: one.scores[each.name]["score"] for each in one.controls})
+
+    def _made(self, recipes: Mapping[str, Recipe], run: Run, start: Work) -> Iterator[tuple[str, Made]]:
+        shared, bare = _shared(list(recipes.values())), start
+        for stage in shared:
+            start = run.step(stage, start)
+        quiet = dataclasses.replace(run, started=_silent, ended=_silent)
+        for index, (name, tried) in enumerate(recipes.items()):
+            work, steps = start, trial_stages(tried)[len(shared) :]
+            what, count = f"sweep {index + 1} of {len(recipes)}, {name}", len(steps) + 1  # and the export
+            try:
+                for at, stage in enumerate(steps):
+                    part = _part(
+                        start.progress, what, begin=index + at / count, width=1 / count, trials=len(recipes)
+                    )
+                    work = quiet.step(stage, dataclasses.replace(work, progress=part))
+                work = dataclasses.replace(work, progress=silent)
+                yield name, finished(name, tried, quiet, bare, work, controls=self.settings.controls)
+            except ModelError as error:
+                self.refused.append(f"{name}: {error.what}")
+
+    def _speedups(
+        self, recipes: Mapping[str, Recipe], run: Run, start: Work, made: Mapping[str, Made], seconds: float
+    ) -> dict[str, Speedup]:
+        """Each trial's speed-up over the original; empty if nothing here or there is the target.
+
+        Several boards share the trials out; each times the original too, so a speed-up is within a board.
+        """
+        parts = [list(made)[at :: self.executor.boards] for at in range(self.executor.boards)]
+        parts = [names for names in parts if names]
+        tasks, event_s = [], seconds / EVENTS / (len(made) + len(parts))
+        for at, names in enumerate(parts, start=1):
+            trials = tuple(self._trial(name, recipes[name]) for name in names)
+            tasks.append(Timing(f"timing {at} of {len(parts)}", trials, event_s))
+        ended = self.executor.run(
+            tasks, lambda done, total: start.progress(done, total, "timing"), alone=True
+        )
+        for one in ended:
+            if one.error is not None or one.words:
+                raise one.error or ModelError(one.words, "Look at the board.")
+        here = dataclasses.replace(run, only_kept=bool(ended))
+        first = next(iter(recipes.values()))
+        found = [timed(first, here, start, [made[name] for name in names], event_s) for names in parts]
+        if len(found) > 1 and all(found):
+            self.words.append(_unlike([one["original"] for one in found], self.settings.board))
+        return {
+            name: speedup(one["original"], one[name])
+            for one, names in zip(found, parts, strict=True)
+            for name in names
+            if one
         }
-        controls = {one.name: scores[f"{trial.name}, {one.name}"]["score"] for one in trial.controls}
-        yield trial.name, Tried(row, controls)
+
+
+def _silent(what: object) -> None:
+    """Says nothing of a stage of a trial."""
+
+
+def _unlike(originals: Sequence[measurement.Measurement], board: str) -> str:
+    """The A/A across boards: how far the same network's times are apart on them."""
+    ratios = [judge(originals[0], other) for other in originals[1:]]
+    far = max(ratios, key=lambda one: abs(math.log(one.ratio)))
+    low, high = bounds(far)
+    interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+    return (
+        f"{len(originals)} boards {board} shared the timings. A/A: the original's times on them differ by "
+        f"a factor of at most {far.ratio:.3f}{interval}. Speed-ups are each within one board."
+    )
 
 
 def require_choice(swept: Swept, settings: SweepSettings) -> tuple[str, ...]:
@@ -155,67 +334,29 @@ def require_choice(swept: Swept, settings: SweepSettings) -> tuple[str, ...]:
     return swept.chosen
 
 
-def _combinations(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> dict[str, Recipe]:
+def _combinations(recipe: Recipe, over: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """All combinations of values, by their names; a RecipeError for one that the recipe cannot have."""
+    if ranges := [name for name, values in over.items() if isinstance(values, Mapping)]:
+        cure = 'Give a list of values, or let Optuna choose: search = "tpe" in [sweep].'
+        raise RecipeError(f'"{ranges[0]}" is a range, and a grid has no steps for it.', cure)
+    combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
+    named = {settings_text(each): each for each in combinations}
+    for one in _set(recipe, named).values():
+        check_stages(one)
+    return named
+
+
+def _set(recipe: Recipe, over: Mapping[str, Mapping[str, Any]]) -> dict[str, Recipe]:
+    return {
+        name: recipe.set(f"{key}={_toml(value)}" for key, value in each.items())
+        for name, each in over.items()
+    }
+
+
+def _check_over(recipe: Recipe, over: Mapping[str, Any]) -> None:
     if not over or not all(over.values()):
         cure = "Give values, e.g. --over prune.mean=0.02,0.1,0.5."
         raise RecipeError("The sweep has nothing to try.", cure)
-    _check_reached(recipe, over)
-    combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
-    recipes = {
-        settings_text(each): recipe.set(f"{name}={_toml(value)}" for name, value in each.items())
-        for each in combinations
-    }
-    for one in recipes.values():
-        check_stages(one)
-    return recipes
-
-
-def _trials(
-    recipe: Recipe, settings: SweepSettings, run: Run, start: Work
-) -> tuple[list[_Trial], tuple[str, ...]]:
-    recipes = _combinations(recipe, settings.over)
-    shared = _shared(list(recipes.values()))
-    for stage in shared:
-        start = run.step(stage, start)
-    quiet = dataclasses.replace(run, started=lambda name: None, ended=lambda finished: None)
-    trials, refused = [], []
-    for index, (name, tried) in enumerate(recipes.items()):
-        work, steps = start, trial_stages(tried)[len(shared) :]
-        what, count = f"sweep {index + 1} of {len(recipes)}, {name}", len(steps) + 1  # and the export
-        try:
-            for at, stage in enumerate(steps):
-                part = _part(
-                    start.progress, what, begin=index + at / count, width=1 / count, trials=len(recipes)
-                )
-                work = quiet.step(stage, dataclasses.replace(work, progress=part))
-            newest = quiet.step(_export(recipe), dataclasses.replace(work, variants=(work.latest(),)))
-            controlled = work
-            for stage in _controls(recipe, settings):
-                controlled = quiet.step(stage, work)
-        except ModelError as error:
-            refused.append(f"{name}: {error.what}")
-            continue
-        controls = [one for one in controlled.variants if one.role == "control"]
-        values = {key: _setting(tried, key) for key in settings.over}
-        final = dataclasses.replace(newest.variants[0], name=name)
-        trials.append(_Trial(name, values, work, final, tuple(controls)))
-    return trials, tuple(refused)
-
-
-def _setting(recipe: Recipe, name: str) -> Any:
-    place, _, key = name.rpartition(".")
-    named = {f"stages[{at}]": stage for at, stage in enumerate(recipe.stages)}
-    named |= {stage.name: stage for stage in reversed(recipe.stages)}
-    return getattr(named[place].stage, key)
-
-
-def _controls(recipe: Recipe, settings: SweepSettings) -> list[NamedStage]:
-    """The recipe's own stage controls, or a default one if the sweep asks for controls."""
-    own = [stage for stage in recipe.stages if isinstance(stage.stage, Controls)]
-    return (own[:1] or [NamedStage("controls", Controls())]) if settings.controls else []
-
-
-def _check_reached(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> None:
     stages = {f"stages[{at}]": stage.name for at, stage in enumerate(recipe.stages)}
     reached = {stage.name for stage in trial_stages(recipe)}
     for name in over:
@@ -241,40 +382,6 @@ def _part(progress: Progress, what: str, *, begin: float, width: float, trials: 
     )
 
 
-def _export(recipe: Recipe) -> NamedStage:
-    facts = [(named, Facts.of(named.stage)) for named in recipe.stages]
-    own = [named for named, declared in facts if declared.writes_onnx and not declared.reads_onnx]
-    return own[0] if own else NamedStage("export", Export())
-
-
-def _scores(run: Run, start: Work, original: Variant, trials: Sequence[_Trial]) -> dict[str, dict[str, Any]]:
-    """Score and size of the original, and of every trial before and after fine-tuning."""
-    variants = [original]
-    for trial in trials:
-        chain = [variant for variant in trial.work.variants if variant.role == "chain"]
-        cut = [variant for variant in chain if not variant.recovered][-1]
-        variants += [dataclasses.replace(cut, name=f"{trial.name}, before tuning"), trial.final]
-        variants += [dataclasses.replace(one, name=f"{trial.name}, {one.name}") for one in trial.controls]
-    step = NamedStage("evaluate", Evaluate(split="validation"))
-    work = run.step(step, dataclasses.replace(start, variants=tuple(variants)))
-    found: dict[str, dict[str, Any]] = read_json(work.artifacts["scores_validation"].checked())["scores"]
-    return found
-
-
-def _speedups(
-    run: Run, start: Work, original: Variant, trials: Sequence[_Trial], seconds: float
-) -> dict[str, Speedup]:
-    """Each trial's speed-up over the original, timed together; empty if this machine is not the target."""
-    variants = [original, *(trial.final for trial in trials)]
-    event_s = seconds / EVENTS / len(variants)
-    profile = Profile(events=EVENTS, event_s=event_s, memory=False, layers=False)
-    work = run.step(NamedStage("profile", profile), dataclasses.replace(start, variants=tuple(variants)))
-    if "measurements" not in work.artifacts:
-        return {}
-    measured = measurement.load(work.artifacts["measurements"].checked())
-    return {trial.name: speedup(measured["original"], measured[trial.name]) for trial in trials}
-
-
 def speedup(baseline: measurement.Measurement, candidate: measurement.Measurement) -> Speedup:
     found = judge(baseline, candidate)
     low, high = bounds(found)
@@ -290,85 +397,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else repr(value)
-
-
-def warm(
-    by_seed: Sequence[Sequence[Recipe]], run: Run, start: Work, *, processes: int, last: Sequence[NamedStage]
-) -> None:
-    """Runs all trials, given by seed; a refused trial raises its error again in the sweep.
-
-    Args:
-        last: the stages that end a trial: the export of the newest network, and the controls.
-
-    Raises:
-        ModelError: a process was killed.
-    """
-    total = sum(map(len, by_seed))
-    # Threads and target, with what was read from the board, are in the cache key.
-    shared = run.directory, start.target, torch.get_num_threads(), tuple(last)
-    spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, spawned, _trying, (os.getpid(),)) as pool:
-
-        def submitted(recipe: Recipe) -> Future[None]:
-            return pool.submit(_run_trial, recipe.values, recipe.path, *shared)
-
-        try:
-            # The first setting of a seed makes the stages that all share; the others wait for it.
-            futures = [submitted(recipe) for recipes in zip(*by_seed, strict=True) for recipe in recipes]
-            for done, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                start.progress(done, total, f"sweep: {done} of {total} trials")
-        except BrokenProcessPool as error:
-            raise ModelError(
-                "A process that tried settings of the sweep was killed.",
-                "Run the same command again: finished stages are kept. "
-                "If memory ran out, use fewer processes.",
-            ) from error
-        except BaseException:  # a signal too: nobody waits for the others
-            for process in multiprocessing.active_children():
-                process.terminate()
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _trying(parent: int) -> None:
-    """Ends this process with its parent, and by SIGTERM as by an exception: half-written files go too."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    threading.Thread(target=exit_with_parent, args=(parent,), daemon=True).start()
-
-
-def trial_stages(recipe: Recipe) -> list[NamedStage]:
-    """The stages of a recipe that each trial runs.
-
-    Stages that need or make ONNX files run after the sweep, controls too; so does a user's own stage after
-    the first of them, unless it declares that it changes the network.
-    """
-    stages, exported = [], False
-    for named in recipe.stages:
-        facts = Facts.of(named.stage)
-        if facts.reads_onnx or facts.writes_onnx:
-            exported = True
-        elif not isinstance(named.stage, Controls) and (
-            not exported or facts.shrinks or facts.recovers or not is_users_own(named.name)
-        ):
-            stages.append(named)
-    return stages
-
-
-def _run_trial(
-    values: Any, path: Path, directory: Path, target: Target, threads: int, last: Sequence[NamedStage]
-) -> None:
-    torch.set_num_threads(threads)
-    try:
-        recipe = dataclasses.replace(parse_recipe(values, path), target=target)
-        run, work = prepared(recipe, directory, Watcher())
-        for stage in trial_stages(recipe):
-            work = run.step(stage, work)
-        export, *controls = last
-        run.step(export, dataclasses.replace(work, variants=(work.latest(),)))
-        for stage in controls:
-            run.step(stage, work)
-    except DeadweightError:
-        return  # the sweep will raise the same error
-    except SystemExit:  # SIGTERM; the pool would go on with the next setting
-        os._exit(1)

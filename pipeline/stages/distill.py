@@ -44,7 +44,8 @@ class Distill(Schedule):
             pruned one; "" for the newest network of the chain.
         temperature, share: see `training.teachers.Teaching`.
         hints: has no effect any more, see docs/results.md.
-        epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
+        epochs, learning_rate, decay, keep, patience, precision, processes, accumulate: see
+            `training.Schedule`.
     """
 
     epochs: Annotated[int, Field(ge=0)] = 3

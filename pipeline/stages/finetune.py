@@ -17,7 +17,8 @@ class Finetune(Schedule):
     """Fine-tunes the newest network; the result is the network "tuned".
 
     Attributes:
-        epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
+        epochs, learning_rate, decay, keep, patience, precision, processes, accumulate: see
+            `training.Schedule`.
     """
 
     epochs: Annotated[int, Field(ge=0)] = 3

@@ -7,6 +7,7 @@ between them by more than most pruning gains.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,8 @@ class Profile:
         threads: of the runtime. With one, CPU time is the clock, which other processes hardly disturb.
         memory: whether memory is measured too, in a new process per network.
         on: the board, by its ssh name, on which they are timed; layers are not judged there. Where it has
-            TensorRT, all are built there with the same settings, and the engines are timed.
+            TensorRT, all are built there with the same settings, and the engines are timed. On a node of a
+            cluster that stands beside a board: the one in the environment variable DEADWEIGHT_BOARD.
         runtime: another runtime of that board than its best, e.g. "onnxruntime".
         precision: of the engines' float parts, of the original too: fp32, fp16 or best (docs/engines.md).
         layers: whether every layer is timed and judged too, with the runtime's profiler.
@@ -81,11 +83,11 @@ class Profile:
         protocol = Protocol(
             events=self.events, event_s=self.event_s, threads=self.threads, seed=work.seed, runtime=here.name
         )
-        if self.on:
+        if on := self.on or os.environ.get("DEADWEIGHT_BOARD", ""):
             how = how_on(work, runtime=self.runtime, precision=self.precision)
             minutes = self.energy_minutes
             result, said = profile_on(
-                self.on, work, paths, protocol, how=how, memory=self.memory, energy_minutes=minutes
+                on, work, paths, protocol, how=how, memory=self.memory, energy_minutes=minutes
             )
             return result.logged("profile", self, *said)
         if work.target.runtime.builds:

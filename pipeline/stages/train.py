@@ -23,7 +23,8 @@ class Train(Schedule):
     """Trains `build_model()` from scratch; the result is the network "original".
 
     Attributes:
-        epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
+        epochs, learning_rate, decay, keep, patience, precision, processes, accumulate: see
+            `training.Schedule`.
         rewind_step: the weights after this many steps are kept too, to rewind to. The initial weights are
             always kept, as "step-0" of the network.
     """

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -61,7 +62,9 @@ class Schedule:
         keep: "best" returns the epoch with the best validation score, "last" the last one.
         patience: training stops after so many epochs without a better validation score; None never stops.
         precision: of the forward pass, in lightning-fabric's names; weights stay in 32 bits.
-        processes: how many share each batch, each on its own device if there are several.
+        processes: how many share each batch, each on its own device if there are several; those of torchrun
+            and srun go before.
+        accumulate: how many batches make one step of the optimizer, each with its share of the gradient.
     """
 
     epochs: Annotated[int, Field(ge=0)]
@@ -71,6 +74,7 @@ class Schedule:
     patience: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     processes: Annotated[int, Field(ge=1, le=64)] = 1
+    accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
 
     def code(self) -> list[Path]:
         """The module that several processes run; an edit of it changes the cache key."""
@@ -150,7 +154,12 @@ def fit(model: nn.Module, job: TrainingJob) -> Fitted:
     check_order(job.workload)
     trained = copied_module(model, {})
     resumed_epochs = len(on_disk.reached(job.checkpoint).scores) if job.checkpoint.exists() else 0
-    if job.schedule.processes > 1:
+    if dist.is_initialized():
+        from .distributed import shared
+
+        with shared(trained, job) as fabric:
+            learn(trained, job, fabric)
+    elif job.schedule.processes > 1:
         from .distributed import train_in_processes
 
         train_in_processes(trained, job)
@@ -221,7 +230,9 @@ def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
                     on_disk.write_tensors(rewind_path(checkpoint, job.rewind_step), model.state_dict())
                 batch = _part(whole, fabric.global_rank, fabric.world_size)
                 where = f"epoch {epoch + 1}, step {step + 1}"
-                train_step(fabric, wrapped, optimizer, loss, batch, names, where, held)
+                at, last = step % schedule.accumulate, step == count - 1
+                several = (at == 0, at == schedule.accumulate - 1 or last, schedule.accumulate)
+                train_step(fabric, wrapped, optimizer, loss, batch, names, where, held, several)
                 job.progress(round(STEPS * share), STEPS, job.what)
             first = fabric.is_global_zero
             score = score_of(workload, torch_predict(model, names), "validation") if first else 0.0
@@ -241,17 +252,23 @@ def rewind_path(checkpoint: Path, step: int) -> Path:
 
 def train_step(
     fabric: Fabric,
-    model: nn.Module,
+    model: Any,
     optimizer: Any,
     loss_of: Loss,
     batch: Batch,
     names: Sequence[str],
     where: str,
     held: Held = (),
+    several: tuple[bool, bool, int] = (True, True, 1),
 ) -> None:
-    """One step of the optimizer; `held` are the masked parameters, `where` is for messages."""
+    """One step of the optimizer; `held` are the masked parameters, `where` is for messages.
+
+    `several`: whether the batch is the first, and the last, of those that make the step, and how many do.
+    """
+    first, last, count = several
     batch = fabric.to_device(dict(batch))
-    optimizer.zero_grad()
+    if first:
+        optimizer.zero_grad()
     with users_code("the network ran on a training batch"):
         outputs = model(*(batch[name] for name in names))
     with users_code("loss() was called"):
@@ -260,9 +277,11 @@ def train_step(
     if not math.isfinite(value):
         cure = "Lower the learning rate (learning_rate of this stage); earlier epochs are kept."
         raise DivergedError(f"Training diverged: the loss is {value} in {where}.", cure)
-    fabric.backward(loss)
-    optimizer.step()
-    hold(held)
+    with fabric.no_backward_sync(model, enabled=not last):  # gradients meet once, at the last batch
+        fabric.backward(loss / count)
+    if last:
+        optimizer.step()
+        hold(held)
 
 
 def holding(model: nn.Module, masks: Masks) -> Held:

@@ -80,3 +80,16 @@ def test_what_several_processes_run_is_named_as_code(stage: str) -> None:
     assert named_files(made(), "code") == []
     (worker,) = named_files(make_stage(stage, {"processes": 2}, "here"), "code")
     assert {path.name for path in sources.source_files(worker)} >= {"worker.py", "rules.py"}
+
+
+def test_the_same_files_in_another_folder_have_the_same_hash(tmp_path: Path) -> None:
+    for folder in ("a", "m", "z"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "m" / "library.py").write_text("LIMIT = 1\n")
+    for folder in ("a", "z"):  # before and after the other one
+        (tmp_path / folder / "mine.py").write_text("import math\n")
+    first, last = (
+        sources.source_hash(tmp_path / folder / "mine.py", tmp_path / "m" / "library.py")
+        for folder in ("a", "z")
+    )
+    assert first == last
