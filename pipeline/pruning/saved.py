@@ -115,7 +115,8 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
         why = f"the plan does not fit it: {str(error).splitlines()[-1].strip()}"
         raise _altered(directory / WEIGHTS, why) from error
     found = [one for one in run(small, inputs) if isinstance(one, Tensor)]
-    if (wrong := relative_error(outputs, found)) > tolerance([*outputs, *found]):
+    # Ten times what one comparison allows: other layouts in memory round otherwise in each of many layers.
+    if (wrong := relative_error(outputs, found)) > 10 * tolerance([*outputs, *found]):
         why = f"the network's outputs differ from the saved ones by {wrong:.1e}"
         if hashlib.sha256(checked).hexdigest() == value.get("example"):
             raise ModelError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support import nets
 from support.halving import halved
 from torch import Tensor, nn
@@ -124,6 +125,19 @@ def test_weights_that_do_not_belong_to_the_example_are_refused(tmp_path: Path) -
     )
     with pytest.raises(ArtifactError, match="outputs differ"):
         load_pruned(nets.ResidualCnn, tmp_path / "a")
+
+
+@pytest.mark.parametrize(("change", "fits"), [(3e-5, True), (1e-3, False)])
+def test_rounding_of_a_deep_network_is_no_damage(tmp_path: Path, change: float, fits: bool) -> None:
+    saved(tmp_path)
+    values = load_file(tmp_path / "example.safetensors")
+    values["output.0"] *= 1 + change
+    save_file(values, tmp_path / "example.safetensors")
+    if fits:
+        load_pruned(nets.ResidualCnn, tmp_path)
+        return
+    with pytest.raises(ArtifactError, match="outputs differ"):
+        load_pruned(nets.ResidualCnn, tmp_path)
 
 
 def test_loading_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
