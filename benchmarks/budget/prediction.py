@@ -104,7 +104,7 @@ def measured(name: str, events: int) -> list[Row]:
     groups = trace(model, example)
     target = load_target("x86-cpu")
     levels = {group.name: levels_of(group.size, group.kinds, target) for group in groups}
-    network = of_module(model, groups, levels, example, seed=0)
+    network = of_module(model, groups, levels, example, seed=0, target=target)
     if name.endswith(INT8):
         network = quantized(network, sample)
     path = Path("runs") / f"budget_prediction-{name.replace(' ', '_')}.json"

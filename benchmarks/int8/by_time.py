@@ -25,8 +25,9 @@ from benchmarks.common.grid import Cell, in_turn, markdown, missing_words
 from benchmarks.common.record import Row, recorded
 from benchmarks.int8.qat import FOLDER, NETWORKS, test_score, works
 from deadweight.export.onnx_graph.graph import save
+from deadweight.pipeline.budget.grids import Network
 from deadweight.pipeline.budget.latency import of_table
-from deadweight.pipeline.budget.measured import Network, table_of
+from deadweight.pipeline.budget.measured import table_of
 from deadweight.pipeline.budget.precision import FLOAT, INT8, bits_of, int8_damage, with_precision
 from deadweight.pipeline.budget.solve import solve
 from deadweight.pipeline.quantization.candidates import validated

@@ -10,12 +10,10 @@ import itertools
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...targets.errors import ModelError, users_code
 from ...targets.progress import Progress
-from ..pruning.groups import Groups, choose
-from ..pruning.surgery import apply
 from ..training.batch_norm import reestimated
 from ..workload import Workload, example_batch, split_batches
 from .solve import Levels
@@ -44,8 +42,7 @@ def validation_loss(model: nn.Module, workload: Workload, *, batches: int | None
 
 def damage_of(
     model: nn.Module,
-    groups: Groups,
-    scores: Mapping[str, Tensor],
+    smaller: Callable[[str, int], nn.Module],
     levels: Levels,
     workload: Workload,
     *,
@@ -58,7 +55,7 @@ def damage_of(
     """By group and width, the rise of the validation loss, at least 0 and never less for a smaller width.
 
     Args:
-        scores: by group, one number per unit; the highest stay.
+        smaller: the network with this group alone at this width.
         norms: training batches for the norms of each network.
         batches: of the validation split; None for all.
         known: what an earlier, interrupted call measured, by "group/width"; `kept` gets all so far.
@@ -69,8 +66,7 @@ def damage_of(
     for done, (name, width) in enumerate(wanted):
         progress(done, len(wanted), f"budget: damage of {name} at {width}")
         if (key := f"{name}/{width}") not in found:
-            small = apply(model, choose(groups, {name: scores[name]}, keep={name: width}), groups)
-            small = reestimated(small, workload, batches=norms)
+            small = reestimated(smaller(name, width), workload, batches=norms)
             found[key] = validation_loss(small, workload, batches=batches)
             kept(found)
     damage: dict[str, dict[int, float]] = {}

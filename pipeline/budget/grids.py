@@ -75,6 +75,7 @@ class Layout:
     """The segments with the groups that change each, and the widths at which each is timed.
 
     Attributes:
+        absent: by segment, the places of its groups without which, at the width 0, it is not there.
         levels: the widths that a plan may choose from.
         first: the grids at the beginning; `grids` those now.
         keys: by segment, the keys of its entries by widths; `models` the files by key.
@@ -83,6 +84,7 @@ class Layout:
     network: Network
     digest: str
     groups: Mapping[str, tuple[str, ...]]
+    absent: Mapping[str, set[int]]
     levels: dict[str, tuple[int, ...]]
     first: Mapping[str, Grid]
     grids: dict[str, Grid]
@@ -95,6 +97,7 @@ class Layout:
         """The layout of a network, without files yet."""
         whole = _segments(network.file_at(network.dense))
         changed: dict[str, list[str]] = {name: [] for name in whole}
+        absent: dict[str, set[int]] = {name: set() for name in whole}
         for group, own in network.levels.items():
             for width in {own[0], own[-1]} - {network.dense[group]}:
                 other = _segments(network.file_at({**network.dense, group: width}))
@@ -102,6 +105,8 @@ class Layout:
                     differs = whole.get(name, _ABSENT)[0] != other.get(name, _ABSENT)[0]
                     if differs and group not in changed.setdefault(name, []):
                         changed[name].append(group)
+                        if width == 0 and name not in other:
+                            absent.setdefault(name, set()).add(len(changed[name]) - 1)
         levels = dict(network.levels)
         for most in range(max(map(len, levels.values()), default=0), 1, -1):
             levels = {name: thinned(own, most, network.dense[name]) for name, own in levels.items()}
@@ -111,7 +116,8 @@ class Layout:
         digest = sha256(repr([(name, key) for name, (key, _) in whole.items()]).encode()).hexdigest()
         groups = {name: tuple(own) for name, own in changed.items()}
         keys: dict[str, dict[str, str]] = {name: {} for name in grids}
-        return cls(network, digest, groups, levels, grids, dict(grids), keys, {EMPTY: empty_file()})
+        models = {EMPTY: empty_file()}
+        return cls(network, digest, groups, absent, levels, grids, dict(grids), keys, models)
 
     def adopt(self, table: SegmentTable) -> None:
         """Takes the finer widths of an earlier table of the same network."""
@@ -132,9 +138,14 @@ class Layout:
         for at, (name, widths) in enumerate(wanted):
             if key_of(widths) in self.keys[name]:
                 continue
+            if any(width == 0 and place in self.absent[name] for place, width in enumerate(widths)):
+                self.keys[name][key_of(widths)] = ""
+                continue
             progress(at, len(wanted), "table: files of segments")
-            # The other groups' widths are drawn, so that one file serves many segments.
-            drawn = {group: self.random.choice(own) for group, own in self.levels.items()}
+            # The other groups' widths are drawn, so that one file serves many segments; blocks stay.
+            drawn = {
+                group: self.random.choice(own) if own[0] else own[-1] for group, own in self.levels.items()
+            }
             drawn |= dict(zip(self.groups[name], widths, strict=True))
             made = _segments(self.network.file_at(drawn))
             for each, own in self.groups.items():

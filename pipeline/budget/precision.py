@@ -45,7 +45,8 @@ def mixed(
     """The file with these of its layers in INT8 and the others as they are."""
     if not in_int8:
         return file
-    left = sorted(set(layers) - set(in_int8))
+    present = {node.name for node in file.graph.node}  # not those of a dropped block
+    left = sorted(present & set(layers) - set(in_int8))
     return to_qdq(OnnxModel(file, Path()), ranges, dialect=dialect, skip=left).model.proto
 
 

@@ -74,7 +74,7 @@ def solve(
 
     Args:
         limits: sums, and what each may be at most.
-        unlike: earlier solutions, from each of which at least `apart` groups differ.
+        unlike: earlier solutions, from each of which at least `apart` of its groups differ.
         gap: how far above the least the sum may be, as a share.
 
     Raises:
@@ -120,7 +120,7 @@ def solve(
         bounds.append((-np.inf, (most - _fixed(one)) / scale))
     for earlier in unlike:
         rows.append({at[group, width]: 1.0 for group, width in earlier.items()})
-        bounds.append((-np.inf, len(levels) - apart))
+        bounds.append((-np.inf, len(earlier) - apart))
     count = len(at) + len(joint)
     wanted = np.zeros(count)
     for place, value in row(objective).items():

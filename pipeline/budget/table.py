@@ -129,6 +129,16 @@ class SegmentTable:
             terms.append(Term(one.groups, {w: self._between(at, w, own) for w in self.combinations(at)}))
         return Sum("file_bytes", terms)
 
+    def telling(self, widths: Widths) -> dict[str, int]:
+        """The widths that say which network it is: those inside of a dropped block do not."""
+        seen = {name for name, own in self.levels.items() if own[0] == 0}
+        for one in self.segments:
+            ends = [
+                _corners(grid, widths[name])[0][0] for name, grid in zip(one.groups, one.grid, strict=True)
+            ]
+            seen |= {*one.groups} if one.keys[key_of(ends)] else set()
+        return {name: width for name, width in widths.items() if name in seen}
+
     def combinations(self, at: int) -> list[tuple[int, ...]]:
         """All widths of a segment's groups."""
         levels = self.levels

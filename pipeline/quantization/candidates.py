@@ -82,7 +82,9 @@ class Trials:
         network, dialect = Opened.of(load(original)), work.target.runtime.dialect
         score, folder = validated(work, original), work.directory / "trials"
         held = work.artifacts.get("precision")
-        left = tuple(read_json(held.checked())["float"]) if held else ()
+        chosen = read_json(held.checked())["float"] if held else ()
+        present = {node.name for node in network.model.graph.node}  # a dropped block's layers are not
+        left = tuple(name for name in chosen if name in present)
         return cls(work, original, network, score, dialect, folder, weight_bits, left)
 
     def drop(self, before: float, after: float) -> float:

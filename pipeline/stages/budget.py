@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -27,21 +27,25 @@ from ...targets.budgets import Budgets
 from ...targets.errors import MeasurementError, RecipeError, users_code
 from ...targets.timing.judge import judge, unproven
 from ...targets.timing.measurement import Measurement, Protocol
-from ..budget.advice import curves, front, sentences
 from ..budget.damage import damage_of
+from ..budget.droppable import dropped_in, widths_in, with_blocks, without_blocks
 from ..budget.latency import Latency, of_table
 from ..budget.measured import table_of
-from ..budget.precision import int8_damage, mixed, ranges_of, split, with_precision
+from ..budget.plans import Finalist, best_plans, record_of
+from ..budget.precision import bits_of, int8_damage, mixed, ranges_of, split, with_precision
 from ..budget.resized import of_module
-from ..budget.solve import OutOfReachError, Sum, solve
+from ..budget.solve import OutOfReachError, Sum
 from ..budget.table import SegmentTable, levels_of
 from ..budget.timer import Timer, seconds_of, timer
 from ..importance.criteria import Context
 from ..importance.gradients import Gradients
+from ..pruning.bypass import shallower
 from ..pruning.groups import BLOCKS, Groups, choose
-from ..pruning.plan import plan_of
+from ..pruning.plan import Bypass, plan_of
+from ..pruning.surgery import apply
 from ..quantization.candidates import validated
 from ..stage import NamedStage, beside
+from ..training.batch_norm import reestimated
 from ..training.predict import validation_score
 from ..work import Work
 from ..workload import example_batch
@@ -66,8 +70,9 @@ class Budget(Cutting):
         speedup: instead of it, how many times as fast as the newest network.
         memory_bytes: besides, the resident memory that must not be exceeded.
         file_bytes: besides, how large the constants of the ONNX file may be.
-        choose: what a plan chooses: "widths" of groups, and the "precision" of each layer, FP32 or INT8; the
-            stage "quantize" then leaves in float what the plan does.
+        choose: what a plan chooses: "widths" of groups, "blocks" to drop, as the stage "depth" does, and the
+            "precision" of each layer, FP32 or INT8; the stage "quantize" then leaves in float what the plan
+            does.
         finalists: how many plans of a round are cut and measured.
         networks: how many random networks are measured to fit the prediction.
         events: of each timing of the finalists, see `profile`.
@@ -84,7 +89,7 @@ class Budget(Cutting):
     speedup: Annotated[float, Field(gt=1)] | None = None
     memory_bytes: Annotated[int, Field(gt=0)] | None = None
     file_bytes: Annotated[int, Field(gt=0)] | None = None
-    choose: tuple[Literal["widths", "precision"], ...] = ("widths",)
+    choose: tuple[Literal["widths", "blocks", "precision"], ...] = ("widths",)
     finalists: Annotated[int, Field(ge=1)] = 6
     networks: Annotated[int, Field(ge=16)] = 60
     events: Annotated[int, Field(ge=12)] = 24
@@ -102,7 +107,8 @@ class Budget(Cutting):
         if "widths" not in self.choose:
             raise RecipeError(
                 f"The stage budget chooses {' and '.join(self.choose) or 'nothing'}, without widths.",
-                'Give choose = ["widths"] or ["widths", "precision"]; precision alone is for quantize.',
+                'Give choose = ["widths"], with "blocks" or "precision" too; alone there '
+                "are the stages depth and quantize.",
             )
 
     def within(self, budgets: Budgets) -> Budget:
@@ -144,27 +150,6 @@ class Budget(Cutting):
             return _Search(self, work, model, groups, scores, clock).result()
 
 
-@dataclass(frozen=True, eq=False)
-class _Finalist:
-    """A cut network that was measured.
-
-    Attributes:
-        seconds: by the table's clock; `predicted_s` too.
-        used: of the time budget, as a share; `bound` is what it uses at most, with 99 %.
-        kept: whether it is proven to keep the budget.
-        score: on the validation split, not tuned.
-    """
-
-    widths: Mapping[str, int]
-    model: nn.Module
-    seconds: float
-    predicted_s: float
-    used: float
-    bound: float
-    kept: bool
-    score: float
-
-
 @dataclass(eq=False)
 class _Search:
     """The search for one budget; what was measured is kept on disk, where a killed run goes on."""
@@ -176,6 +161,8 @@ class _Search:
     scores: Mapping[str, Tensor]
     clock: Timer
     layers: tuple[str, ...] = ()
+    blocks: Mapping[str, Bypass] = field(default_factory=dict)
+    fixed: Sequence[str] = ()
 
     @property
     def dialect(self) -> str:
@@ -188,29 +175,37 @@ class _Search:
         Raises:
             OutOfReachError: no widths keep the budget; it says what the least possible is.
         """
-        table = self._table()
         whole_path = self._file(self.model, "whole")
         whole = self._timed({"whole": whole_path})["whole"]
-        if why := unproven(whole):
-            raise MeasurementError(
-                f"No budget can be proven: {why}.",
-                "Measure on the board itself. The table is kept, for `deadweight advise`.",
-            )
         whole_s = whole.latency_s(50).value
         limit_s = self.asked.latency_s or whole_s / (self.asked.speedup or 1.0)
-        if limit_s >= whole_s:
+        why = unproven(whole)
+        if limit_s >= whole_s and not why:
             raise RecipeError(
                 f"The network takes {whole_s * 1e3:.3f} ms, within its budget of {limit_s * 1e3:.3f} ms.",
                 "Ask for less, or leave the stage budget out.",
+            )
+        table = self._table()
+        if why:
+            raise MeasurementError(
+                f"No budget can be proven: {why}.",
+                "Measure on the board itself. The table is kept, for `deadweight advise`.",
             )
         dense_s = table.networks[table.network_key(table.dense)]
         limit, aim = limit_s / whole_s * dense_s, 0.99
         limits = self._bytes(table, whole_path, whole.file_bytes)
         latency = of_table(table)
-        tried: list[_Finalist] = []
-        kept: list[_Finalist] = []
+        tried: list[Finalist] = []
+        kept: list[Finalist] = []
         for turn in range(_ROUNDS):
-            plans = self._plans(latency, limit * aim, limits, [one.widths for one in tried])
+            plans = best_plans(
+                latency,
+                limit * aim,
+                limits,
+                earlier=[one.widths for one in tried],
+                count=self.asked.finalists,
+                solver_s=self.asked.solver_s,
+            )
             found = self._measured(plans, whole_path, turn, latency, dense_s)
             tried += found
             latency = of_table(table, {table.network_key(one.widths): one.seconds for one in tried})
@@ -230,9 +225,9 @@ class _Search:
         return self._logged(best, tried, latency, whole_s / dense_s, limit_s)
 
     def _logged(
-        self, best: _Finalist, tried: Sequence[_Finalist], latency: Latency, scale: float, limit_s: float
+        self, best: Finalist, tried: Sequence[Finalist], latency: Latency, scale: float, limit_s: float
     ) -> Work:
-        errors, table, damage = np.abs(latency.errors), latency.table, latency.table.damages()
+        errors = np.abs(latency.errors)
         words = [
             f"predicted to {np.median(errors):.1%} in the median, {np.quantile(errors, 0.9):.1%} in 90 % and "
             f"{errors.max():.1%} at most, over {len(errors)} networks that were left out of the fit in turn",
@@ -240,27 +235,7 @@ class _Search:
             f"{limit_s * 1e3:.4g} ms; the best uses {best.used:.1%} of it, at most {best.bound:.1%}",
         ]
         self.work.progress(3, 4, "budget: advice")
-        search = {
-            "limit_s": limit_s,
-            "whole_s": table.networks[table.network_key(table.dense)] * scale,
-            "factor": latency.factor,
-            "front": [(seconds * scale, plan.value) for seconds, plan in front(latency, damage)],
-            "tried": [
-                {
-                    "widths": dict(one.widths),
-                    "seconds": one.used * limit_s,
-                    "high_s": one.bound * limit_s,
-                    "predicted_s": one.predicted_s * scale,
-                    "damage": damage.at(one.widths),
-                    "score": one.score,
-                    "kept": one.kept,
-                    "chosen": one is best,
-                }
-                for one in tried
-            ],
-            "curves": [asdict(one) for one in curves(latency, best.widths)],
-            "said": sentences(latency, best.widths),
-        }
+        search = record_of(best, tried, latency, scale=scale, limit_s=limit_s)
         made = self.work.with_model("pruned", best.model, plan=plan_of(best.model))
         if in_int8 := split(best.widths)[1]:
             made = made.with_json("precision", {"float": sorted(set(self.layers) - in_int8)})
@@ -269,6 +244,10 @@ class _Search:
             )
         elif self.layers:
             words.append("no layer is to be in INT8: leave the stage quantize out")
+        if self.blocks:
+            gone = ", ".join(dropped_in(best.widths)) or "none"
+            words.append(f"of {len(self.blocks)} blocks these are dropped: {gone}")
+            words += [f"cannot be dropped: {'; '.join(self.fixed)}"] if self.fixed else []
         made = made.with_json("search", search).with_artifact("table", self.work.directory / "table.json")
         return made.logged("budget", self.asked, *words)
 
@@ -283,6 +262,8 @@ class _Search:
         levels = {one.name: levels_of(one.size, one.kinds, work.target) for one in chosen}
         example = example_batch(work.workload)
         network = of_module(self.model, self.groups, levels, example, seed=work.seed, target=work.target)
+        if "blocks" in self.asked.choose:
+            network, self.blocks, self.fixed = with_blocks(network, self.model, example)
         if "precision" in self.asked.choose:
             network, self.layers = with_precision(network, work.workload, self.dialect)
         table = table_of(
@@ -297,9 +278,8 @@ class _Search:
         )
         found = damage_of(
             self.model,
-            self.groups,
-            self.scores,
-            {name: own for name, own in table.levels.items() if name in self.scores},
+            self._smaller,
+            {name: own for name, own in table.levels.items() if name not in map(bits_of, self.layers)},
             work.workload,
             norms=self.asked.norms,
             known=self._known("damage"),
@@ -333,51 +313,9 @@ class _Search:
             most.append(float(self.asked.memory_bytes - max(0, memory - file_bytes)))
         return [(table.file_bytes(), one) for one in most]
 
-    def _plans(
-        self, latency: Latency, limit: float, more: Sequence[tuple[Sum, float]], earlier: Sequence[Widths]
-    ) -> list[dict[str, int]]:
-        """The plans of least damage that are predicted to take `limit` at most, each unlike the others."""
-        table, found, seconds = latency.table, list[dict[str, int]](), latency.sum()
-        damage = table.damages()
-        while len(found) < self.asked.finalists:
-            unlike, scale, widths = [*earlier, *found], 1.0, dict[str, int]()
-            try:
-                for _ in range(4):  # the program is linear: the rest of the prediction enters by the limit
-                    limits = [(seconds, limit * scale), *more]
-                    plan = solve(
-                        table.levels, damage, limits, unlike=unlike, time_limit_s=self.asked.solver_s
-                    )
-                    widths = dict(plan.widths)
-                    ratio = float(latency.predicted([widths])[0]) / limit
-                    if 0.98 <= ratio <= 1.0:
-                        break
-                    scale *= min(0.999 / ratio, 1.1)
-            except OutOfReachError as error:
-                if unlike:
-                    return found
-                raise self._out_of_reach(latency, limit, more) from error
-            found.append(widths)
-        return found
-
-    def _out_of_reach(
-        self, latency: Latency, limit: float, more: Sequence[tuple[Sum, float]]
-    ) -> OutOfReachError:
-        """The error that says what the least possible is, and which segments take the time then."""
-        table, seconds = latency.table, latency.sum()
-        least = solve(table.levels, seconds, more, time_limit_s=self.asked.solver_s)
-        parts = latency.weights * table.parts(least.widths)
-        slow = [table.segments[at].name for at in np.argsort(-parts)[:3].tolist()]
-        return OutOfReachError(
-            f"The budget cannot be met: {limit / latency.dense_s:.1%} of the network's time is asked for, "
-            f"and the least is {least.value / latency.dense_s:.1%}, at widths of "
-            f"{', '.join(f'{name} {width}' for name, width in least.widths.items())}. Most of it are then "
-            f"the call itself ({latency.call_s / least.value:.0%}) and {', '.join(slow)}.",
-            "Allow more time, or let heads and blocks be pruned too (heads = true).",
-        )
-
     def _measured(
         self, plans: Sequence[Widths], whole: Path, turn: int, latency: Latency, dense_s: float
-    ) -> list[_Finalist]:
+    ) -> list[Finalist]:
         """Cuts plans, and times them together with the whole network."""
         if not plans:
             return []
@@ -385,8 +323,7 @@ class _Search:
         for at, widths in enumerate(plans):
             self.work.progress(at, len(plans), f"budget: finalists, round {turn + 1}")
             own, in_int8 = split(widths)
-            plan = choose(self.groups, self.scores, keep=own)
-            models.append(self.asked.cut(self.model, plan, self.groups, self.work)[0])
+            models.append(self._cut(own))
             files[str(at)] = self._file(models[-1], f"{turn}-{at}")
             if in_int8:
                 file = onnx.load(files[str(at)])
@@ -403,7 +340,7 @@ class _Search:
                 time = one.latency_s(50, confidence=_SURE)
                 used, bound = time.value / self.asked.latency_s, time.high / self.asked.latency_s
             found.append(
-                _Finalist(
+                Finalist(
                     widths,
                     model,
                     seconds_of(one) / seconds_of(before) * dense_s,
@@ -417,6 +354,22 @@ class _Search:
                 )
             )
         return found
+
+    def _cut(self, widths: Widths) -> nn.Module:
+        """The network at these widths, proven, without the blocks that are dropped there."""
+        plan = choose(self.groups, self.scores, keep=widths_in(widths))
+        small = self.asked.cut(self.model, plan, self.groups, self.work)[0]
+        if dropped := {path: self.blocks[path] for path in dropped_in(widths)}:
+            small = without_blocks(small, dropped, example_batch(self.work.workload))
+            small = reestimated(small, self.work.workload, batches=self.asked.norms, seed=self.work.seed)
+        return small
+
+    def _smaller(self, name: str, width: int) -> nn.Module:
+        """The network with one group narrower, or without one block."""
+        if dropped := dropped_in({name: width}):
+            return shallower(self.model, {path: self.blocks[path] for path in dropped})
+        plan = choose(self.groups, {name: self.scores[name]}, keep={name: width})
+        return apply(self.model, plan, self.groups)
 
     def _fits(self, one: Measurement, path: Path) -> bool:
         """Whether a file is within the budgets of bytes."""

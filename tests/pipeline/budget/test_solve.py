@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from deadweight.pipeline.budget.solve import OutOfReachError, Sum, Term, solve
+from deadweight.pipeline.budget.solve import OutOfReachError, OutOfTimeError, Sum, Term, solve
 
 
 def planted(seed: int) -> tuple[dict[str, tuple[int, ...]], Sum, Sum]:
@@ -69,6 +69,21 @@ def test_the_next_plan_differs_from_the_earlier_ones_in_as_many_groups_as_asked(
     other = solve(levels, damage, [(seconds, limit)], unlike=[first.widths], apart=2)
     assert sum(first.widths[name] != other.widths[name] for name in levels) >= 2
     assert other.value >= first.value
+
+
+def test_a_solver_that_runs_out_of_time_says_how_many_choices_there_were_and_which_setting_gives_more() -> (
+    None
+):
+    levels = {f"g{place}": tuple(range(1, 9)) for place in range(40)}
+    rng, pairs = random.Random(0), [*itertools.pairwise(levels)]
+    damage = Sum("damage", [Term((n,), {(at,): rng.random() for at in own}) for n, own in levels.items()])
+    times = [{at: rng.random() for at in itertools.product(range(1, 9), repeat=2)} for _ in pairs]
+    seconds = Sum("seconds", [Term(pair, own) for pair, own in zip(pairs, times, strict=True)])
+    with pytest.raises(
+        OutOfTimeError, match=r"found no widths with seconds of at most 4 in .* choices"
+    ) as caught:
+        solve(levels, damage, [(seconds, 4.0)], time_limit_s=1e-6)
+    assert "solver_s" in str(caught.value)
 
 
 def test_two_limits_are_kept_at_once() -> None:

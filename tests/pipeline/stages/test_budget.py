@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from support.digits import Digits
 from support.runs import recipe
-from support.workloads import trained
+from support.workloads import Deep, trained
 from torch import nn
 
 from deadweight.pipeline.budget.table import load_table
@@ -72,6 +73,84 @@ def test_a_budget_out_of_reach_says_what_the_least_possible_is(work: Work) -> No
     asked = dataclasses.replace(QUICK, speedup=50.0)
     with pytest.raises(RecipeError, match=r"budget cannot be met: .*the least is .*%, at widths of"):
         asked(dataclasses.replace(work, directory=work.directory / "far"))
+
+
+@pytest.mark.slow
+def test_widths_and_precision_are_chosen_together_and_the_layers_that_stay_in_float_are_handed_on(
+    work: Work,
+) -> None:
+    asked = dataclasses.replace(QUICK, choose=("widths", "precision"), speedup=3.0)
+    done = asked(dataclasses.replace(work, directory=work.directory / "mixed"))
+    found = json.loads(done.artifacts["search"].checked().read_text())
+    (chosen,) = (one for one in found["tried"] if one["chosen"])
+    assert chosen["kept"]
+    left = json.loads(done.artifacts["precision"].checked().read_text())["float"]
+    layers = {"0/Gemm", "2/Gemm", "4/Gemm"}
+    assert {*left} == {name.removesuffix(" (bits)") for name, bits in chosen["widths"].items() if bits == 32}
+    table = load_table(done.artifacts["table"].checked())
+    assert {name for name in table.levels if name.endswith(" (bits)")} == {f"{one} (bits)" for one in layers}
+
+
+@pytest.mark.slow
+def test_a_budget_of_bytes_is_kept_beside_that_of_time(work: Work) -> None:
+    whole = elements_of(work.model()) * 4
+    asked = dataclasses.replace(QUICK, speedup=1.1, file_bytes=whole // 4)
+    done = asked(dataclasses.replace(work, directory=work.directory / "bytes"))
+    assert 4 * elements_of(done.model()) < whole // 4
+    found = json.loads(done.artifacts["search"].checked().read_text())
+    assert [one["kept"] for one in found["tried"] if one["chosen"]] == [True]
+
+
+@pytest.mark.slow
+def test_a_budget_of_memory_is_measured_and_one_that_is_too_small_is_refused(work: Work) -> None:
+    place = dataclasses.replace(work, directory=work.directory / "memory")
+    table = dataclasses.replace(QUICK, speedup=1.1, memory_bytes=1000)
+    with pytest.raises(RecipeError, match=r"No widths exist with .*file_bytes of at most -"):
+        table(place)
+    done = dataclasses.replace(table, memory_bytes=1 << 40)(place)
+    assert elements_of(done.model()) < elements_of(work.model())
+
+
+@pytest.mark.slow
+def test_whole_blocks_are_dropped_where_that_costs_less_than_widths(
+    tmp_path: Path,
+) -> None:
+    workload = Deep()
+    torch.manual_seed(0)
+    model = workload.build_model()
+    for parameter in model.get_submodule("layer1.1.bn2").parameters():
+        parameter.requires_grad_(False)  # this block adds nothing, and learns nothing
+    optimizer = workload.optimizer(model)
+    for batch in workload.batches("train"):
+        optimizer.zero_grad()
+        workload.loss(model(batch["image"]), batch).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    work = Work(workload, load_target("x86-cpu"), tmp_path, networks=NetworkFiles())
+    work = work.with_model("original", model.requires_grad_().eval())
+    asked = dataclasses.replace(QUICK, choose=("widths", "blocks"), speedup=1.15)
+    done = asked(work)
+    found = json.loads(done.artifacts["search"].checked().read_text())
+    damage = load_table(done.artifacts["table"].checked()).damage
+    assert damage["layer1.1 (block)"]["0"] < 1e-6
+    (chosen,) = (one for one in found["tried"] if one["chosen"])
+    assert chosen["kept"]
+    assert chosen["widths"]["layer1.1 (block)"] == 0
+    plan = done.plan(done.latest())
+    assert plan is not None
+    assert "layer1.1" in {path for step in (*plan.earlier, plan) for path in step.dropped}
+    assert any("blocks these are dropped: layer1.1" in word for word in done.log[-1].words)
+    again = done.model()  # as it is read from disk
+    assert elements_of(again) < elements_of(work.model())
+
+
+def test_a_budget_above_what_the_whole_network_takes_is_refused_before_anything_else_is_measured(
+    work: Work,
+) -> None:
+    place = work.directory / "above"
+    asked = dataclasses.replace(QUICK, speedup=None, latency_s=3600.0)
+    with pytest.raises(RecipeError, match=r"takes .* ms, within its budget of 3600000\.000 ms"):
+        asked(dataclasses.replace(work, directory=place))
+    assert not (place / "table.json").exists()
 
 
 def test_two_budgets_of_time_at_once_and_none_are_refused() -> None:
