@@ -25,10 +25,12 @@ from support.boards import unpack
 from support.onnx_files import weights_model
 from support.releases import make_key, make_release, network, trust
 
+import deadweight
 import deadweight.targets
 from deadweight.export.coding.container import pack
 from deadweight.export.release.delta import delta
-from deadweight.targets.errors import RefusedError
+from deadweight.pipeline.budget.table import load_table
+from deadweight.targets.errors import RefusedError, TargetError
 from deadweight.targets.remote.board import doctor_on, install_on, rollback_on, time_on
 from deadweight.targets.remote.on_board import ready_on
 from deadweight.targets.remote.ssh import connected
@@ -176,6 +178,30 @@ def test_a_run_whose_cable_is_cut_at_five_points_is_finished_by_the_same_command
     assert report["verdict"]["outcome"] == "cannot_tell"
     assert report["conditions"]["machine"]["architecture"] == "aarch64"
     assert (tmp_path / "run/report.html").exists()
+
+
+def test_a_table_is_cut_and_goes_on_and_its_emulated_times_prove_nothing(
+    board: ssh_board.Board, mlp: MakeMlp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEADWEIGHT_SSH_CONFIG", str(board.config))
+    model, path = mlp(16, 24, 4), tmp_path / "t.json"
+
+    def cut(done: int, total: int, what: str) -> None:
+        if done and what == "table: seconds":
+            board.cut_after(received=3000)
+            board.cut_now()
+
+    with pytest.raises(TargetError):
+        deadweight.table(model, networks=16, held_out=0, on="board", out=path, progress=cut)
+    before = load_table(path)
+    assert before.seconds
+    assert not before.networks
+    board.reconnect()
+    made = deadweight.table(model, networks=16, held_out=0, on="board", out=path)
+    assert made.exit_code == 3
+    assert made.table.conditions.evidence == "emulated"
+    assert {key: made.table.seconds[key] for key in before.seconds} == before.seconds
+    assert deadweight.advise(model, table=path).exit_code == 3
 
 
 def with_trtexec(board: ssh_board.Board) -> None:
