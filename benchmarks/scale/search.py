@@ -85,6 +85,7 @@ class Trials:
             work = self.run.step(stage, work)
         self.work = work
         self.parameters = sum(one.numel() for one in work.model().parameters())
+        self.number = itertools.count()
         self.cuts: dict[str, Work] = {}
         self.test: dict[str, float] = {}
 
@@ -92,7 +93,7 @@ class Trials:
         name = settings_text(settings)
         chosen = self.recipe.set(f"{key}={value!r}".replace("'", '"') for key, value in settings.items())
         prune, tuning = (one.stage for one in chosen.stages[SHARED:])
-        place = self.run.directory / f"trial-{len(self.cuts)}-{tuned}"
+        place = self.run.directory / f"trial-{next(self.number)}"
         if name not in self.cuts:
             self.cuts[name] = prune(dataclasses.replace(self.work, directory=place))
         work = self.cuts[name]

@@ -22,7 +22,7 @@ from deadweight.pipeline.runs.run import run_sweep
 from deadweight.pipeline.runs.sweep import Swept
 from deadweight.pipeline.runs.trials import Trial
 from deadweight.targets.artifact import read_json
-from deadweight.targets.errors import DeadweightError, ModelError, RecipeError
+from deadweight.targets.errors import DeadweightError, ModelError, RecipeError, TargetError
 
 STAGES = recipe_of(
     ("train", {"epochs": 1}),
@@ -151,6 +151,12 @@ def test_a_trial_whose_memory_runs_out_is_an_error_and_no_refused_setting(projec
     assert isinstance(ended.error, ModelError)
     assert "memory ran out: 300 GiB" in ended.error.what
     assert "Use smaller batches" in ended.error.cure
+
+
+def test_a_node_beside_a_board_times_there(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEADWEIGHT_BOARD", "nobody@nowhere.invalid")
+    with pytest.raises(TargetError, match=r"nowhere\.invalid"):
+        swept(project, "run")
 
 
 def stored(store: Path) -> str:
