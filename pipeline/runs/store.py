@@ -55,8 +55,7 @@ class Store:
         try:
             import fsspec
 
-            # Another machine may have written since a folder was listed.
-            files, top = fsspec.core.url_to_fs(self.url, use_listings_cache=False, **self.options)
+            files, top = fsspec.core.url_to_fs(self.url, **self.options)
             return files, str(top)
         except ImportError as error:
             cure = 'Install the extra [scale], in a checkout: pip install ".[scale]".'
@@ -83,6 +82,7 @@ class Store:
         """
         with self._reported("cannot be read", f"Check that it can be reached. {_TRY}"):
             files, top = self._opened
+            files.invalidate_cache()  # another machine may have written since a folder was listed
             try:
                 kept = [
                     one
@@ -119,6 +119,7 @@ class Store:
         said = f"could not be sent the finished stage {place.name}"
         with self._reported(said, f"Free space there, or restore the access. {_TRY}"):
             files, top = self._opened
+            files.invalidate_cache()
             there = f"{top}/stages/{place.name}"
             with contextlib.suppress(FileNotFoundError):
                 if any(one.endswith(".tar") for one in files.ls(there, detail=False)):
