@@ -100,14 +100,17 @@ def measure(cell: Cell) -> Row:
 
 def table_text(rows: list[Row]) -> str:
     """A line for each plan."""
-    head = ["network", "plan", "layers in INT8", "than all-float", "than all-INT8", "validation", "test"]
+    head = ["network", "plan", "layers in INT8", "than all-float", "predicted", "than all-INT8"]
+    head += ["validation", "test"]
     lines = []
     for row in rows:
+        whole = row["plans"]["float"]["predicted"]
         for name, plan in row["plans"].items():
             speeds = [
                 f"{plan[one][0]}, {plan[one][1]:.2f}x ({plan[one][2]:.2f} to {plan[one][3]:.2f})"
                 for one in ("float", "int8")
             ]
+            speeds.insert(1, f"{whole / plan['predicted']:.2f}x")
             counts = f"{plan['in_int8']} of {row['layers']}"
             scores = [f"{plan[one]:.2f}" for one in ("validation", "test")]
             lines.append([row["cell"]["network"], name, counts, *speeds, *scores])

@@ -4,7 +4,8 @@
 
 Needs nncf in an environment that also imports deadweight. Same float network, data, loss, optimizer, rate and
 number of epochs, by the same loop: only what is rounded, and how it is trained, is NNCF's. The validation
-split chooses the epoch. The scores are those of NNCF's graph in torch: it exports no weights of 4 bits.
+split chooses the epoch. The scores are those of NNCF's graph in torch. NNCF 3.4 refuses
+weights of 4 bits beside activations of 8, so it is in the lines of 8 bits alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import nncf  # type: ignore[import-not-found]  # pyright: ignore[reportMissingIm
 import torch
 from nncf.quantization.advanced_parameters import (  # type: ignore[import-not-found]  # pyright: ignore
     AdvancedQuantizationParameters,
-    QuantizationParameters,
 )
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -44,10 +44,7 @@ def measure(cell: Cell) -> Row:
         preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER if cell["network"] == "Vit" else None,
         subset_size=len(samples),
-        advanced_parameters=AdvancedQuantizationParameters(
-            overflow_fix=nncf.OverflowFix.DISABLE,
-            weights_quantization_params=QuantizationParameters(num_bits=cell["bits"]),
-        ),
+        advanced_parameters=AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE),
     )
     inputs = work.workload.example_inputs()
     before = score_of(work.workload, torch_predict(quantized, inputs), "test")
@@ -72,10 +69,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     given = parser.parse_args()
     cells = [
-        {"network": network, "seed": seed, "bits": bits}
+        {"network": network, "seed": seed, "bits": 8}
         for seed in given.seeds
         for network in given.networks
-        for bits in (8, 4)
         if (FOLDER / f"{network}-{seed}" / "tuned" / "done").exists()
     ]
     torch.manual_seed(0)

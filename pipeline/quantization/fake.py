@@ -4,7 +4,7 @@ The graph is that of the file, with batch norms folded, and it rounds what `plac
 that it names: the writer of the file reads the same placement. Scales start at the calibrated ranges and are
 learnt by "Learned Step Size Quantization" (Esser et al. 2020), with their logarithms as parameters, so that
 a step changes them by a share of themselves; gradients pass a rounding unchanged within its range (the
-straight-through estimator).
+straight-through estimator). Where the file's biases are int32, they are rounded here too.
 """
 
 from __future__ import annotations
@@ -236,12 +236,16 @@ class FakeQuantized(nn.Module):
         self.kinds = nn.ModuleList(kinds)
         self.roundings = {key: (name, kinds.index(one)) for key, (name, one) in roundings.items()}
         self.active = True
+        self._biases: dict[str, tuple[str, str, str]] = {}
         self._inputs = [value.name for value in given_inputs(graph)]
 
         def read(position: int, place: int, name: str) -> str:
             weight = placed.weights.get((position, place))
             if weight is not None:
                 return _rounded(weight)
+            if place == 2 and (units := _units_of_bias(source, position)):
+                self._biases[f"bias {position}"] = _key(name), *units
+                return f"bias {position}"
             rounded = placed.rounds(position, place, name)
             return _rounded(name) if rounded else _key(name) if name in index.constants else name
 
@@ -297,10 +301,35 @@ class FakeQuantized(nn.Module):
         return f"the scale that moved most is that of {most.name!r}, by a factor of {share:.3g}"
 
     def _read(self, known: dict[str, Tensor], name: str) -> Tensor:
+        if name in self._biases:
+            bias, of_input, of_weight = self._biases[name]
+            if not self.active:
+                return known[bias]
+            unit = (self.rounding(of_input).scale * self.rounding(of_weight).scale.reshape(-1)).detach()
+            off = (torch.round(known[bias] / unit) * unit - known[bias]).detach()
+            return known[bias] + off
         if name not in known:
             source, kind = self.roundings[name]
             known[name] = self.kinds[kind](known[source]) if self.active else known[source]
         return known[name]
+
+
+def _units_of_bias(source: Source, position: int) -> tuple[str, str] | None:
+    """The roundings of input and weight whose scales are the unit of a node's int32 bias; None if float.
+
+    ONNX Runtime rounds the bias of a Conv with a rounded output; the writer of the file that of each Gemm.
+    """
+    index, placed, node = source.model.index, source.placed, source.model.graph.node[position]
+    weight = placed.weights.get((position, 1))
+    if rules_of(source.dialect).symmetric or weight is None or index.value(node.input[2]) is None:
+        return None
+    readers = index.readers.get(node.output[0], ())
+    outputs = [*node.output, *(name for reader, _ in readers for name in reader.output)]
+    if not placed.rounds(position, 0, node.input[0]):
+        return None
+    if node.op_type != "Gemm" and not any(name in placed.ties for name in outputs):
+        return None
+    return _rounded(node.input[0]), _rounded(weight)
 
 
 def _key(constant: str) -> str:

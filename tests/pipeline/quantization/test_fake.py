@@ -104,10 +104,12 @@ def test_a_trained_graph_computes_what_its_file_does_and_the_float_graph_what_th
     assert ranges.tensors != source.ranges.tensors
     hop = compare_module(net, quantized.model, [{"image": image}], kind="lossy")
     assert max(one.noise for one in hop.outputs.values()) < 5e-2
-    unfused = runner(quantized.model.proto, optimize=False)({"image": image.numpy()})
+    # x86: as it runs, with the int32 biases that ONNX Runtime makes of a float file's
+    ran = runner(quantized.model.proto, optimize=dialect == "x86")({"image": image.numpy()})
     for key, value in outputs_of(net(image)).items():
-        off = np.abs(unfused[key] - value.detach().numpy()).max() / np.abs(unfused[key]).max()
-        assert off < 2e-2, key
+        off = np.abs(ran[key] - value.detach().numpy())
+        assert off.max() / np.abs(ran[key]).max() < 2e-2, key
+        assert off.mean() / np.abs(ran[key]).mean() < 5e-4, key
 
 
 def test_learnt_scales_are_those_of_the_file() -> None:
