@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ def mixed(
     file: onnx.ModelProto, in_int8: Collection[str], layers: Iterable[str], ranges: Ranges, dialect: str
 ) -> onnx.ModelProto:
     """The file with these of its layers in INT8 and the others as they are."""
-    if not in_int8:
-        return file
     present = {node.name for node in file.graph.node}  # not those of a dropped block
+    if not present & set(in_int8):
+        return file
     left = sorted(present & set(layers) - set(in_int8))
     return to_qdq(OnnxModel(file, Path()), ranges, dialect=dialect, skip=left).model.proto
 
@@ -63,6 +64,10 @@ def with_precision(network: Network, workload: Workload, dialect: str) -> tuple[
     """
     dense = network.file_at(network.dense)
     ranges = ranges_of(dense, workload)
+    for name in (name for name, own in network.levels.items() if own[0] == 0):
+        without = network.file_at({**network.dense, name: 0})  # a block's shortcut has a tensor of its own
+        more = ranges_of(without, workload).tensors
+        ranges = replace(ranges, tensors={**more, **ranges.tensors})
     layers = to_qdq(OnnxModel(dense, Path()), ranges, dialect=dialect).in_int8
 
     def file_at(widths: Widths) -> onnx.ModelProto:

@@ -237,7 +237,7 @@ class _Search:
         self.work.progress(3, 4, "budget: advice")
         search = record_of(best, tried, latency, scale=scale, limit_s=limit_s)
         made = self.work.with_model("pruned", best.model, plan=plan_of(best.model))
-        if in_int8 := split(best.widths)[1]:
+        if in_int8 := split(latency.table.telling(best.widths))[1]:
             made = made.with_json("precision", {"float": sorted(set(self.layers) - in_int8)})
             words.append(
                 f"{len(in_int8)} of {len(self.layers)} layers are to be in INT8, by the stage quantize"

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from support.digits import Digits
@@ -17,6 +18,8 @@ from deadweight.pipeline.pruning.narrow import elements_of
 from deadweight.pipeline.recipe import parse_recipe
 from deadweight.pipeline.stage import make_stage
 from deadweight.pipeline.stages.budget import Budget
+from deadweight.pipeline.stages.export import Export
+from deadweight.pipeline.stages.quantize import Quantize
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Work
 from deadweight.targets.errors import DeadweightError, RecipeError
@@ -141,6 +144,23 @@ def test_whole_blocks_are_dropped_where_that_costs_less_than_widths(
     assert any("blocks these are dropped: layer1.1" in word for word in done.log[-1].words)
     again = done.model()  # as it is read from disk
     assert elements_of(again) < elements_of(work.model())
+
+
+@pytest.mark.slow
+def test_widths_blocks_and_precision_are_chosen_at_once_and_quantize_follows(tmp_path: Path) -> None:
+    work = Work(Deep(), load_target("x86-cpu"), tmp_path / "budget", networks=NetworkFiles())
+    work = work.with_model("original", Deep().build_model())
+    asked = dataclasses.replace(QUICK, choose=("widths", "blocks", "precision"), speedup=1.2)
+    done = asked(work)
+    found = json.loads(done.artifacts["search"].checked().read_text())
+    (chosen,) = (one for one in found["tried"] if one["chosen"])
+    assert chosen["kept"]
+    assert {"layer1.1 (block)", "stem/Conv (bits)"} <= {*chosen["widths"]}
+    done = Export()(dataclasses.replace(done, directory=tmp_path / "export"))
+    done = Quantize()(dataclasses.replace(done, directory=tmp_path / "quantize"))
+    gone = [name.split()[0] for name, width in chosen["widths"].items() if "(block)" in name and not width]
+    names = {node.name for node in onnx.load(done.latest("onnx").path("onnx")).graph.node}
+    assert not any(name.startswith(f"{path}.conv") for path in gone for name in names)
 
 
 def test_a_budget_above_what_the_whole_network_takes_is_refused_before_anything_else_is_measured(
