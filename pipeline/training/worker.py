@@ -70,15 +70,16 @@ def joined() -> Iterator[bool]:
         yield True
         return
     fabric_of("32-true")
-    if dist.get_rank():
-        _follow()
-        yield False
-        return
     try:
-        yield True
+        leads = not dist.get_rank()
+        if not leads:
+            _follow()
+        yield leads
     finally:
         with contextlib.suppress(RuntimeError):  # another one is gone already
-            announced(None)
+            if leads:
+                announced(None)
+            dist.destroy_process_group()
 
 
 def _follow() -> None:
@@ -121,6 +122,8 @@ def _worker(place: Path, parent: int) -> None:
         said = {"kind": type(error).__name__, "message": error.what, "cure": error.cure}
         write_json(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), said)
         os._exit(2)  # without waiting for the others, who wait for this one
+    dist.barrier()
+    os._exit(0)  # at once: taking connections down aborts where another process was faster
 
 
 def _exit_without(parent: int) -> None:
