@@ -70,8 +70,8 @@ def joined() -> Iterator[bool]:
         yield True
         return
     fabric_of("32-true")
+    leads = not dist.get_rank()
     try:
-        leads = not dist.get_rank()
         if not leads:
             _follow()
         yield leads

@@ -50,7 +50,7 @@ def cluster(*nodes: Mapping[str, Any], environment: Mapping[str, str] | None = N
     try:
         others = [made.add_node(wait=False, **common, **one) for one in nodes]
         made.wait_for_nodes()
-        yield Nodes(made.address, made, others)
+        yield Nodes(str(made.address), made, others)
     finally:
         made.shutdown()  # type: ignore[no-untyped-call]
         os.environ.clear()
