@@ -111,7 +111,8 @@ def _trace(
     module: nn.Module, example: Mapping[str, Tensor]
 ) -> tuple[torch.export.ExportedProgram, list[str]]:
     """The traced network, and the names of its outputs."""
-    forward, own = module.forward, dict(vars(module))
+    forward = module.forward
+    before = [(vars(each), vars(each).copy()) for each in module.modules()]  # forward may store what it made
     one = all(len(value) == 1 for value in example.values())
     args, kwargs = arguments(module, {name: torch.cat([x, x]) if one else x for name, x in example.items()})
     inputs = [*kwargs] or [f"input_{place}" for place in range(len(args))]
@@ -140,8 +141,9 @@ def _trace(
             "Check that the module runs on these inputs and has no data-dependent branch.",
         ) from error
     finally:
-        vars(module).clear()
-        vars(module).update(own)
+        for now, then in before:
+            now.clear()
+            now.update(then)
     spec = program.call_spec.out_spec
     assert spec is not None
     return program, [*outputs_of(_pytree.tree_unflatten([torch.empty(0)] * spec.num_leaves, spec))]

@@ -46,6 +46,7 @@ def _built(name: str, classes: int) -> nn.Module:
     made.args = get_cfg()  # the weights of its loss
     head = made.model[-1]
     head.export = True  # in eval mode the boxes alone, without the maps
+    head.dynamic = True  # its grid is made anew in each pass, not kept for a shape with the batch in it
     if head.end2end:
         head.end2end = False  # all places, not the 300 best
     network: nn.Module = made.float().requires_grad_(True)

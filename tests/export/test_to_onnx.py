@@ -198,6 +198,27 @@ def test_an_lstm_with_a_projection_is_written_step_by_step(tmp_path: Path) -> No
     np.testing.assert_allclose(found, net(x)[0].detach().numpy(), atol=1e-5)
 
 
+class KeepsItsGrid(nn.Module):
+    """Makes a grid for a shape once, as detection heads do."""
+
+    shape: Any = None
+    grid = torch.empty(0)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if self.shape != image.shape:
+            self.grid, self.shape = torch.arange(image.shape[-1]).float(), image.shape
+        return image * self.grid
+
+
+def test_what_a_layer_stores_while_it_is_exported_does_not_stay_in_it(tmp_path: Path) -> None:
+    module, image = nn.Sequential(nn.Conv2d(3, 4, 1), KeepsItsGrid()).eval(), torch.randn(2, 3, 4, 4)
+    to_onnx(module, {"input": image}, tmp_path / "m.onnx")
+    assert "grid" not in vars(module[1])
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    found = session.run(None, {"input": image.numpy()})[0]
+    np.testing.assert_allclose(found, module(image).detach().numpy(), atol=1e-5)
+
+
 class Untranslated(nn.Module):
     def forward(self, x: Tensor) -> Any:
         return torch.linalg.svdvals(x[:, None])
