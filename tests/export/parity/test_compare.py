@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from support.int8_files import calibrate, compare_files, compare_module, noise_between, to_qdq
 from support.onnx_files import numbers, op, write_network
+from torch import Tensor, nn
 
 from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.stages.export import hop_sentence
@@ -113,6 +114,36 @@ def test_another_epsilon_in_a_batch_norm_is_found(net: Nets) -> None:
     module.wider.bn1.eps = 1e-3
     with pytest.raises(ModelError, match=r"by Conv 'wider\.conv1/Conv' from module 'wider\.conv1'"):
         compare_module(module, made.path, made.batches)
+
+
+class Difference(nn.Module):
+    """The difference of two products that are nearly equal: it amplifies their roundings a thousandfold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(2048, 16), nn.Linear(2048, 16)
+        with torch.no_grad():
+            self.other.weight.copy_(self.one.weight * 1.001)
+            self.other.bias.copy_(self.one.bias + 1e-4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        difference: Tensor = self.one(image) - self.other(image)
+        return difference
+
+
+def test_the_roundings_of_a_network_that_amplifies_them_are_no_fault_and_a_fault_in_it_is_found(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    module, batch = Difference().eval(), {"image": torch.randn(8, 2048)}
+    to_onnx(module, batch, tmp_path / "model.onnx")
+    hop = compare_module(module, tmp_path / "model.onnx", [batch])
+    assert hop.outputs["output"].beyond("float")
+    path = change(
+        tmp_path / "model.onnx", tmp_path, "other.bias", lambda bias: bias + 1e-2 * (np.arange(16) == 3)
+    )
+    with pytest.raises(ModelError, match="beyond its class"):
+        compare_module(module, path, [batch])
 
 
 QUANTIZED_FAULTS = [
