@@ -118,7 +118,7 @@ def test_a_killed_node_ends_with_a_message_and_the_same_command_goes_on_at_the_l
 ) -> None:
     project(tmp_path, 200)
     nodes = torchrun(tmp_path)
-    until = time.monotonic() + 300
+    found, until = list[Path](), time.monotonic() + 300
     while time.monotonic() < until:
         found = list((tmp_path / "run" / "stages").glob("train-*.part/checkpoint.safetensors"))
         if found and len(on_disk.reached(found[0]).scores) >= 2:

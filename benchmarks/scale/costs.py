@@ -97,7 +97,7 @@ def _on_s3(stage: Path, folder: Path) -> tuple[float, float]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        import s3fs
+        import s3fs  # pyright: ignore[reportMissingImports]
 
         address = f"http://127.0.0.1:{port}"
         for _ in range(300):

@@ -216,7 +216,7 @@ def test_what_a_layer_stores_while_it_is_exported_does_not_stay_in_it(tmp_path: 
     assert "grid" not in vars(module[1])
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     found = session.run(None, {"input": image.numpy()})[0]
-    np.testing.assert_allclose(found, module(image).detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(np.asarray(found), module(image).detach().numpy(), atol=1e-5)
 
 
 class Untranslated(nn.Module):
