@@ -87,9 +87,13 @@ def test_widths_and_precision_are_chosen_together_and_the_layers_that_stay_in_fl
     found = json.loads(done.artifacts["search"].checked().read_text())
     (chosen,) = (one for one in found["tried"] if one["chosen"])
     assert chosen["kept"]
-    left = json.loads(done.artifacts["precision"].checked().read_text())["float"]
     layers = {"0/Gemm", "2/Gemm", "4/Gemm"}
-    assert {*left} == {name.removesuffix(" (bits)") for name, bits in chosen["widths"].items() if bits == 32}
+    in_float = {name.removesuffix(" (bits)") for name, bits in chosen["widths"].items() if bits == 32}
+    if in_float == layers:  # INT8 paid nowhere on this machine, and the stage says to leave quantize out
+        assert "precision" not in done.artifacts
+    else:
+        left = json.loads(done.artifacts["precision"].checked().read_text())["float"]
+        assert {*left} == in_float
     table = load_table(done.artifacts["table"].checked())
     assert {name for name in table.levels if name.endswith(" (bits)")} == {f"{one} (bits)" for one in layers}
 
