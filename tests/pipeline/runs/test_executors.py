@@ -16,6 +16,7 @@ from support.runs import MINE, project_of
 from support.runs import recipe as recipe_of
 
 from deadweight.pipeline.executors.executor import Ended
+from deadweight.pipeline.executors.ray import _run
 from deadweight.pipeline.recipe import SweepSettings, read_recipe
 from deadweight.pipeline.runs.cache import Watcher, load, made_by
 from deadweight.pipeline.runs.run import run_sweep
@@ -267,3 +268,28 @@ def test_a_node_whose_memory_runs_out_is_named(project: Path) -> None:
         with pytest.raises(ModelError, match="Memory ran out on a node in the trial") as caught:
             swept(project, "run", stored(project / "store"), executor="ray", address=nodes.address, cpus=1)
         assert "Give each trial more of a node" in caught.value.cure
+
+
+def test_a_worker_that_does_not_see_the_runs_directory_is_named_and_runs_nothing(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    @dataclasses.dataclass
+    class Noted:
+        name: str = "ratio 0.3"
+
+        def moved(self, folder: Path, directory: Path) -> Noted:
+            return self
+
+        def __call__(self) -> Ended:
+            ran.append(self.name)
+            return Ended()
+
+    missing = _run(Noted(), tmp_path, "of the driver")
+    (tmp_path / ".driver").write_text("another")
+    other = _run(Noted(), tmp_path, "of the driver")
+    for ended in (missing, other):
+        assert f"The worker {socket.gethostname()} does not see {tmp_path}" in str(ended.error)
+        assert "[store]" in str(ended.error)
+    (tmp_path / ".driver").write_text("of the driver")
+    assert _run(Noted(), tmp_path, "of the driver").error is None
+    assert ran == ["ratio 0.3"]
