@@ -4,7 +4,7 @@
     python benchmarks/compression/codec_speed.py --table
 
 Each case is an ONNX file made from a seed: INT8 weights drawn from a Laplace distribution with a scale of its
-own for each row, or float32 weights of which 5 % are kept, with 32 different values. By turns, in random
+own for each row, or float32 weights of which 5 % are kept, with 32 different values. Interleaved, in random
 order, on one thread: a numpy copy of the file's bytes, zlib, unpack. The clock is the project's own; a ratio
 is the time over zlib's, or the copy's.
 """
@@ -74,7 +74,7 @@ def opened(path: Path, *, runtime: str, threads: int) -> TimedCall:
 
 
 def measure(case: str, events: int) -> list[Row]:
-    """All ways by turns, in a row."""
+    """All ways interleaved, in a row."""
     data = file_of(case)
     with tempfile.TemporaryDirectory() as folder:
         paths = {way: Path(folder) / f"{way}.bin" for way in WAYS}

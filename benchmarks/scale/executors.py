@@ -28,6 +28,7 @@ import torch
 from support.clusters import cluster
 
 from benchmarks.common.record import append, recorded
+from benchmarks.scale.small import RECIPE
 from deadweight.pipeline.recipe import SweepSettings, read_recipe
 from deadweight.pipeline.runs.cache import Watcher
 from deadweight.pipeline.runs.run import run_sweep
@@ -37,29 +38,13 @@ OVER: dict[str, tuple[Any, ...]] = {
     "prune.ratio": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     "prune.criterion": ("activation", "weight_l2", "random"),
 }
-RECIPE = """
-workload = "small.py:Digits"
-[[stages]]
-stage = "train"
-epochs = 12
-[[stages]]
-stage = "statistics"
-[[stages]]
-stage = "prune"
-ratio = 0.5
-align = false
-[[stages]]
-stage = "finetune"
-epochs = {epochs}
-[store]
-url = "file://{store}"
-"""
+STORED = RECIPE + '[store]\nurl = "file://{store}"\n'
 
 
 def project(place: Path, epochs: int, store: str) -> Path:
     (place / "recipe").mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(__file__).with_name("small.py"), place / "recipe")
-    (place / "recipe" / "recipe.toml").write_text(RECIPE.format(epochs=epochs, store=place / store))
+    (place / "recipe" / "recipe.toml").write_text(STORED.format(seed=0, epochs=epochs, store=place / store))
     return place
 
 

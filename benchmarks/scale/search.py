@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from benchmarks.common.record import append, recorded
+from benchmarks.scale.small import RECIPE
 from deadweight.pipeline.recipe import SweepSettings, read_recipe
 from deadweight.pipeline.report.schema import SweepRow
 from deadweight.pipeline.report.units import settings_text
@@ -47,22 +48,6 @@ SPACE: Mapping[str, Any] = {
     "prune.ratio": {"low": 0.35, "high": 0.95},
     "prune.criterion": ("activation", "weight_l2", "random"),
 }
-RECIPE = """
-workload = "small.py:Digits"
-seed = {seed}
-[[stages]]
-stage = "train"
-epochs = 12
-[[stages]]
-stage = "statistics"
-[[stages]]
-stage = "prune"
-ratio = 0.5
-align = false
-[[stages]]
-stage = "finetune"
-epochs = {epochs}
-"""
 
 
 def hypervolume(points: Sequence[tuple[float, float]]) -> float:

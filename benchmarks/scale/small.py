@@ -1,4 +1,4 @@
-"""The workload of the sweeps here: scikit-learn's digits and an MLP, a second of training."""
+"""The workload and the recipe of the sweeps here: scikit-learn's digits and an MLP, a second of training."""
 
 from __future__ import annotations
 
@@ -11,6 +11,22 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+RECIPE = """
+workload = "small.py:Digits"
+seed = {seed}
+[[stages]]
+stage = "train"
+epochs = 12
+[[stages]]
+stage = "statistics"
+[[stages]]
+stage = "prune"
+ratio = 0.5
+align = false
+[[stages]]
+stage = "finetune"
+epochs = {epochs}
+"""
 _PIXELS, _LABELS = load_digits(return_X_y=True)
 X, Y = torch.tensor(_PIXELS / 16, dtype=torch.float32), torch.tensor(_LABELS)
 ORDER = torch.randperm(len(Y), generator=torch.Generator().manual_seed(0))

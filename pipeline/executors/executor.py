@@ -21,7 +21,7 @@ from ..stage import files_with
 
 @dataclass(frozen=True)
 class Ended:
-    """How a task ended: without an error, or with one of ours; where, and after how long.
+    """How a task ended: without an error, or with one of ours.
 
     Attributes:
         words: why a setting was refused; "" if it was not.
@@ -29,8 +29,6 @@ class Ended:
 
     words: str = ""
     error: DeadweightError | None = None
-    host: str = ""
-    seconds: float = 0.0
 
 
 class Task(Protocol):

@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,16 +122,16 @@ class OnRay:
 
 def _run(task: Task, directory: Path, token: str) -> Ended:
     """Runs a task on a worker; without a token results go to the store, by a directory of this node's own."""
-    host, started = socket.gethostname(), time.monotonic()
     if not token:
         directory = Path.cwd() / f".deadweight-{ray.get_runtime_context().get_node_id()[:12]}"
     elif not (directory / _DRIVER).is_file() or (directory / _DRIVER).read_text() != token:
         error = RecipeError(
-            f"The worker {host} does not see {directory} of the machine that started the sweep.",
+            f"The worker {socket.gethostname()} does not see {directory} of the machine that started the "
+            "sweep.",
             'Add [store] with url = "s3://..." or "ssh://..." to the recipe, or put --out on a shared disk.',
         )
-        return Ended(error=error, host=host)
-    return replace(task.moved(Path.cwd(), directory)(), host=host, seconds=time.monotonic() - started)
+        return Ended(error=error)
+    return task.moved(Path.cwd(), directory)()
 
 
 def _explained(error: Exception, name: str) -> DeadweightError:

@@ -224,15 +224,15 @@ def _ended(name: str, do: Any) -> Ended:
     try:
         do()
     except ModelError as error:
-        return Ended(words=error.what, host=host)
+        return Ended(words=error.what)
     except DeadweightError as error:
-        return Ended(error=type(error)(f"{name}, on {host}: {error.what}", error.cure), host=host)
+        return Ended(error=type(error)(f"{name}, on {host}: {error.what}", error.cure))
     except (MemoryError, torch.OutOfMemoryError) as error:
         what = f"{name}, on {host}: memory ran out: {str(error).partition(chr(10))[0] or 'MemoryError'}."
         cure = (
             "Use smaller batches, or fewer trials at a time: a higher cpus, or fewer processes, in [sweep]."
         )
-        return Ended(error=ModelError(what, f"{cure} Finished stages are kept."), host=host)
+        return Ended(error=ModelError(what, f"{cure} Finished stages are kept."))
     except SystemExit:  # SIGTERM; a pool would go on with the next setting
         os._exit(1)
-    return Ended(host=host)
+    return Ended()
