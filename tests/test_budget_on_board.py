@@ -75,6 +75,31 @@ def test_a_table_whose_cable_is_cut_goes_on_and_keeps_what_was_measured(
     assert len(whole.table.again) == 4
 
 
+def test_two_boards_share_a_table_and_when_one_is_cut_off_the_other_finishes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are this machine: unlike boards have planted clocks, in test_boards."""
+    _, two, config = ssh_board.make_two(tmp_path, python=str(Path(sys.executable).parent))
+    monkeypatch.setenv("DEADWEIGHT_SSH_CONFIG", str(config))
+    model, said = save_mlp(tmp_path / "m.onnx", 256, 320, 192, 4), list[str]()
+    made = deadweight.table(
+        model,
+        networks=16,
+        held_out=4,
+        on=("one", "two"),
+        out=tmp_path / "t.json",
+        begun=said.append,
+        progress=cutting(two, "table: networks"),
+    )
+    assert any(line.startswith("two times no more, the others go on: ") for line in said)
+    by = made.table.timed_on
+    assert {*by["seconds"].values()} == {"one", "two"}
+    assert {*by["again"].values()} == {"one"}
+    (board,) = made.table.boards
+    assert 0.9 < board.ratio < 1.1
+    assert f"{board.ratio:.3f} of its time" in made.figures["board two against the first (A/A)"]
+
+
 def test_the_stage_goes_on_after_a_cut_and_finds_a_network_that_keeps_its_budget(
     board: ssh_board.Board, tmp_path: Path
 ) -> None:

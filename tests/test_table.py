@@ -65,3 +65,8 @@ def test_a_table_on_a_board_is_refused_where_the_machine_is_another(
     Path("m.table.json").write_text(json.dumps(changed))
     assert exit_code("advise", model, "--table", "m.table.json", "--on", "board") == 2
     assert "the processor is another CPU there and" in capsys.readouterr().err
+
+
+def test_a_board_that_is_named_twice_is_refused(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("table", model, *QUICK, "--on", "one", "--on", "two", "--on", "one") == 2
+    assert "The board one is named twice" in capsys.readouterr().err

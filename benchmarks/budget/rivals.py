@@ -263,7 +263,7 @@ def _near(start: Start, ours: Widths, knobs: Mapping[str, Knob]) -> dict[str, li
         wanted = {key: widths for key, widths in asked.items() if key not in seconds} | {OURS: ours}
         files = {key: partial(start.network.file_at, widths) for key, widths in wanted.items()}
         new: dict[str, float] = {}
-        for chunk in seconds_in_chunks(files, dense, _together, QUICK):
+        for _, chunk in seconds_in_chunks(files, dense, {"": _together}, QUICK):
             new |= chunk
         seconds |= {key: value / new[OURS] for key, value in new.items() if key in asked}
         for name, own in seen.items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
@@ -25,6 +26,7 @@ from ..pipeline.report.budget_page import write_table_page
 from ..pipeline.report.schema import WidthCurve
 from ..pipeline.workload import built_model, example_batch
 from ..pipeline.workloads.named import load_workload
+from ..targets.errors import RecipeError
 from ..targets.progress import Progress, silent
 from ..targets.remote.on_board import facts_of
 from ..targets.remote.ssh import connected
@@ -37,7 +39,7 @@ def table(
     what: Path | str,
     *,
     target: str | None = None,
-    on: str | None = None,
+    on: str | Sequence[str] | None = None,
     runtime: str | None = None,
     precision: str | None = None,
     networks: int = 60,
@@ -56,7 +58,7 @@ def table(
     Args:
         what: an ONNX file, or a workload, "file.py:Name".
         target: a board's name, for the steps of its widths; None for x86-cpu, or for what `on` is.
-        on: USER@HOST, to time on a board.
+        on: USER@HOST, to time on a board; several boards of one kind share the timings, after an A/A.
         runtime, precision: there, as in `compare`.
         networks: how many whole networks of random widths the prediction is fitted to.
         held_out: how many more are forecast, and timed twice for the noise.
@@ -65,20 +67,25 @@ def table(
 
     Raises:
         DeadweightError: no width can change, the board cannot be reached or was throttled, or `out` is the
-            table of another network or machine.
+            table of another network or machine; boards are unlike, or not in the same state.
     """
-    board = _target(target, on)
-    how = how_there(on, target=target, runtime=runtime, precision=precision)
+    hosts = [on] if isinstance(on, str) else [*(on or ())]
+    if twice := sorted({host for host in hosts if hosts.count(host) > 1}):
+        raise RecipeError(f"The board {twice[0]} is named twice.", "Name each board once.")
+    first = hosts[0] if hosts else None
+    board = _target(target, first)
+    how = how_there(first, target=target, runtime=runtime, precision=precision)
     network = _of_workload(str(what), board) if ":" in str(what) else of_file(load(Path(what)), board)
     path = (
         Path(out)
         if out is not None
         else Path(f"{Path(str(what).rpartition(':')[2]).stem.lower()}.table.json")
     )
-    with timer(on or "", how, board) as clock:
+    with ExitStack() as open_until_done:
+        timers = {host: open_until_done.enter_context(timer(host, how, board)) for host in hosts or [""]}
         made = table_of(
             network,
-            clock.together,
+            {host: one.together for host, one in timers.items()},
             path,
             runtime=board.here.name,
             networks=networks,

@@ -294,6 +294,11 @@ class Table(Result):
             "within the stated interval": f"{self.covered:.0%} (x{factor:.3f})",
             "whole network": f"{made.networks[made.network_key(made.dense)] * 1e3:.4g} ms, {here.evidence}",
             "by": ", ".join(filter(None, (here.processor, f"{here.runtime} {here.version}", here.precision))),
+            **{
+                f"board {one.name} against the first (A/A)": f"{one.ratio:.3f} of its time; single layers "
+                f"off that by up to {one.apart:.1%}, the noise explains {one.noise:.1%}"
+                for one in made.boards
+            },
         }
 
 

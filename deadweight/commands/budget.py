@@ -18,7 +18,10 @@ from ..terminal.tables import bar
 def table(
     what: Annotated[str, Argument(metavar="MODEL.onnx|FILE.py:NAME", help="A network, or a workload.")],
     target: TargetName = None,
-    on: On = None,
+    on: Annotated[
+        list[str] | None,
+        Option("--on", metavar="USER@HOST", help="A board, by its ssh name; several share the work."),
+    ] = None,
     runtime: BoardRuntime = None,
     precision: BoardPrecision = None,
     networks: Annotated[int, Option(min=16, help="Whole networks of random widths for the fit.")] = 60,
@@ -30,6 +33,7 @@ def table(
     """Measure how a network's time follows the widths of its layers: what `advise` and the stage budget read.
 
     Only times are measured: no data, no weights. Stopped, the same command goes on where it was.
+    Several boards of one kind (--on, repeated) first time the same files: unlike ones are refused.
 
     Exit code: 0 measured, 3 the times are emulated or simulated.
     """

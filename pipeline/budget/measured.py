@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from ...export.onnx_graph.graph import save
 from ...targets.errors import ModelError, RecipeError
 from ...targets.progress import Progress, silent
 from ...targets.timing.measurement import Measurement, Protocol
+from .boards import FILES, ratios_of, shared
 from .grids import Layout, Makers, Network, empty_file
 from .table import DENSE, EMPTY, SegmentTable, load_table
 from .timer import QUICK, Conditions, Together, check_valid, seconds_of
@@ -34,7 +35,7 @@ _DEPENDS = ("If", "Loop", "Scan", "NonZero", "NonMaxSuppression", "Unique", "Com
 
 def table_of(
     network: Network,
-    together: Together,
+    together: Together | Mapping[str, Together],
     path: Path,
     *,
     runtime: str,
@@ -47,16 +48,17 @@ def table_of(
     """The table of a network; what `path` has of it is not measured again.
 
     Args:
-        together: times files on the target.
+        together: times files on the target; or several boards of one kind by name, which share the timings.
         path: the table's file, written after every few seconds of measuring.
         networks: how many networks of random widths are timed for the fit.
         twice: how many more are timed twice and held out of the fit.
-        begun: gets the plan, how many timings and how long, before they begin.
+        begun: gets the plan, how many timings and how long, before they begin; and which boards were lost.
 
     Raises:
-        RecipeError: the file is the table of another network, or was measured under other conditions.
+        RecipeError: the file is the table of another network, or was measured under other conditions; or
+            boards are not in the same state.
         ModelError: the network's time depends on its input.
-        MeasurementError: the board was throttled meanwhile.
+        MeasurementError: a board was throttled meanwhile, or boards are unlike.
     """
     dense = network.file_at(network.dense)
     if found := sorted({node.op_type for node in dense.graph.node} & set(_DEPENDS)):
@@ -64,12 +66,13 @@ def table_of(
             f"The network has {', '.join(found)}: its time depends on what it is given.",
             "Cut the file before these operators; they are usually its last ones.",
         )
+    clocks = dict(together) if isinstance(together, Mapping) else {"": together}
     protocol, started = replace(QUICK, runtime=runtime), time.monotonic()
     trial: Makers = {
         EMPTY: empty_file,
         **{f"trial {at}": partial(network.file_at, network.dense) for at in range(4)},
     }
-    tried = next(_timed(trial, dense, together, protocol))
+    _, tried = next(_timed(trial, dense, dict([*clocks.items()][:1]), protocol))
     each_s = (time.monotonic() - started) / (len(trial) + 1)
     layout, old = Layout.of(network), load_table(path) if path.exists() else None
     if old is not None:
@@ -82,9 +85,13 @@ def table_of(
     def timed(kind: str, makers: Makers) -> None:
         nonlocal table
         wanted = {key: maker for key, maker in makers.items() if key not in getattr(table, kind)}
-        for new in seconds_in_chunks(wanted, dense, together, protocol, first=table.seconds.get(DENSE)):
+        first = table.seconds.get(DENSE)
+        for board, new in seconds_in_chunks(wanted, dense, clocks, protocol, first=first, lost=begun):
             table = replace(table, seconds={**table.seconds, DENSE: new.pop(DENSE)})
             more: dict[str, Any] = {kind: {**getattr(table, kind), **new}}
+            if table.boards:
+                here = {**table.timed_on.get(kind, {}), **dict.fromkeys(new, board)}
+                more["timed_on"] = {**table.timed_on, kind: here}
             table = replace(table, **more)
             table.save(path)
             progress(len(getattr(table, kind)), len(makers), f"table: {kind}")
@@ -99,11 +106,16 @@ def table_of(
     repeated = {key: entries[key] for key in random.Random(2).sample(sorted(entries), count)}
     of_each = (("seconds", entries), ("repeated", repeated), ("networks", files), ("again", held))
     if missing := sum(len(makers.keys() - getattr(table, kind).keys()) for kind, makers in of_each):
+        minutes = max(1, round(missing * each_s / len(clocks) / 60))
         finer = ", and more where the time bends" if network.finer and table.turns < TURNS else ""
         begun(
             f"{missing} timings are left, of {len(entries)} segments and {len(files)} whole networks, "
-            f"{len(held)} of them twice{finer}: about {max(1, round(missing * each_s / 60))} min"
+            f"{len(held)} of them twice{finer}: about {minutes} min"
         )
+        some = {key: entries[key] for key in random.Random(3).sample(sorted(entries), len(entries))[:FILES]}
+        if len(clocks) > 1:
+            boards = ratios_of(clocks, lambda clock: next(_timed(some, dense, {"": clock}, protocol))[1])
+            table = replace(table, boards=tuple(boards))
     timed("seconds", entries)
     timed("repeated", repeated)
     while table.turns < TURNS:
@@ -148,33 +160,49 @@ def check_same(table: SegmentTable, here: Conditions, path: Path) -> None:
 def seconds_in_chunks(
     makers: Makers,
     dense: onnx.ModelProto,
-    together: Together,
+    clocks: dict[str, Together],
     protocol: Protocol,
     *,
     first: float | None = None,
-) -> Iterator[dict[str, float]]:
-    """Seconds of files and of the dense network, some at a time, all as if timed with the first.
+    lost: Callable[[str], None] = lambda said: None,
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Seconds of files and of the dense network, some at a time, all as if timed with the first; and by whom.
 
     Args:
+        clocks: boards by name; one that is lost leaves them, and `lost` is told.
         first: the dense network's time in an earlier call, to which all are brought.
     """
-    for measured in _timed(makers, dense, together, protocol):
+    for board, measured in _timed(makers, dense, clocks, protocol, lost):
         check_valid(measured)
         found = {key: seconds_of(one) for key, one in measured.items()}
         first = first or found[DENSE]
-        yield {key: seconds * first / found[DENSE] for key, seconds in found.items()}
+        yield board, {key: seconds * first / found[DENSE] for key, seconds in found.items()}
 
 
 def _timed(
-    makers: Makers, dense: onnx.ModelProto, together: Together, protocol: Protocol
-) -> Iterator[Mapping[str, Measurement]]:
-    """Measurements of files, some at a time, in random order, beside the dense network."""
+    makers: Makers,
+    dense: onnx.ModelProto,
+    clocks: dict[str, Together],
+    protocol: Protocol,
+    lost: Callable[[str], None] = lambda said: None,
+) -> Iterator[tuple[str, Mapping[str, Measurement]]]:
+    """Measurements of files, some at a time, in random order, beside the dense network; and by whom."""
     order = random.Random(1).sample(sorted(makers), len(makers))
-    for start in range(0, len(order), CHUNK):
+    size = min(CHUNK, -(-len(order) // len(clocks))) or 1
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+
+    def timed(clock: Together, part: Sequence[str]) -> Mapping[str, Measurement]:
         with tempfile.TemporaryDirectory() as place:
             paths = {DENSE: Path(place) / "dense.onnx"}
             save(dense, paths[DENSE])
-            for at, key in enumerate(order[start : start + CHUNK]):
+            for at, key in enumerate(part):
                 paths[key] = Path(place) / f"{at}.onnx"
                 save(makers[key](), paths[key])
-            yield together(paths, protocol)
+            return clock(paths, protocol)
+
+    if len(clocks) > 1:
+        yield from shared(parts, clocks, timed, lost)
+        return
+    for name, clock in clocks.items():
+        for part in parts:
+            yield name, timed(clock, part)

@@ -49,6 +49,21 @@ class TimedSegment:
     keys: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class BoardRatio:
+    """A board of several against the first, by the same files on both (A/A).
+
+    Attributes:
+        ratio: of the whole network's times.
+        apart: how far single layers are off that, at most, as a share; `noise` is what the noise explains.
+    """
+
+    name: str
+    ratio: float
+    apart: float
+    noise: float
+
+
 @dataclass(frozen=True, eq=False)
 class SegmentTable:
     """Times of segments and of whole networks.
@@ -65,6 +80,8 @@ class SegmentTable:
         repeated: by key, the second times of some segments.
         turns: how often widths between others were tried, see `grids`.
         damage: by group and width, the rise of the validation loss, where it is known.
+        boards: where several made it, each but the first; times are as if the first had timed all.
+        timed_on: the board of each time then, by the names of the fields above and the keys there.
     """
 
     network: str
@@ -80,6 +97,8 @@ class SegmentTable:
     damage: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     repeated: Mapping[str, float] = field(default_factory=dict)
     turns: int = 0
+    boards: tuple[BoardRatio, ...] = ()
+    timed_on: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property

@@ -58,13 +58,13 @@ class Conditions:
             one.evidence,
         )
 
-    def differences(self, other: Conditions) -> list[str]:
-        """Each difference, as "the power mode is A there and B here"; `other` is here."""
+    def differences(self, other: Conditions, mine: str = "there", its: str = "here") -> list[str]:
+        """Each difference, as "the power mode is A there and B here"."""
         pairs = [(one.name, getattr(self, one.name), getattr(other, one.name)) for one in fields(self)]
         return [
-            f"the {name.replace('_', ' ')} is {there or 'unknown'} there and {here or 'unknown'} here"
-            for name, there, here in pairs
-            if there != here
+            f"the {name.replace('_', ' ')} is {one or 'unknown'} {mine} and {another or 'unknown'} {its}"
+            for name, one, another in pairs
+            if one != another
         ]
 
 

@@ -261,7 +261,7 @@ class Factorize:
                     makers.setdefault(one.key(), partial(_itself, one.model))
         seconds: dict[str, float] = {}
         quick = replace(QUICK, runtime=work.target.here.name)
-        for found in seconds_in_chunks(makers, dense.proto, together, quick):
+        for _, found in seconds_in_chunks(makers, dense.proto, {"": together}, quick):
             seconds |= found
             work.progress(len(seconds), len(makers) + 1, "factorize: layers")
         cost = {

@@ -73,13 +73,15 @@ class Board:
         return [int((self.place / f"sent.{cable}").read_text() or 0) for cable in cables]
 
 
-def make_board(place: Path, *, python: str = "", environment: Mapping[str, object] | None = None) -> Board:
+def make_board(
+    place: Path, *, name: str = "board", python: str = "", environment: Mapping[str, object] | None = None
+) -> Board:
     """Keys, a configuration for both sides, and a home. `python` comes first on the board's PATH."""
     place.mkdir(parents=True, exist_ok=True)
     home, folder = place / "home", f"{python}:" if python else ""
     home.mkdir()
-    for name in ("host", "user"):
-        new_key(place / name)
+    for key in ("host", "user"):
+        new_key(place / key)
     (place / "authorized").write_text((place / "user.pub").read_text())
     server = {
         "HostKey": place / "host",
@@ -94,9 +96,9 @@ def make_board(place: Path, *, python: str = "", environment: Mapping[str, objec
         + "".join(f" {key}={value}" for key, value in (environment or {}).items()),
     }
     (place / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in server.items()))
-    trust_host(place)
+    trust_host(place, name)
     config = {
-        "Host": "board",
+        "Host": name,
         "User": os.environ.get("USER") or "root",
         "IdentityFile": place / "user",
         "IdentitiesOnly": "yes",
@@ -118,10 +120,17 @@ def new_key(path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
 
 
-def trust_host(place: Path) -> None:
+def make_two(place: Path, *, python: str) -> tuple[Board, Board, Path]:
+    """The boards `one` and `two`, and an ssh_config of both."""
+    one, two = (make_board(place / name, name=name, python=python) for name in ("one", "two"))
+    (place / "both").write_text(one.config.read_text() + two.config.read_text())
+    return one, two, place / "both"
+
+
+def trust_host(place: Path, name: str = "board") -> None:
     """Makes the workstation know the board's present host key."""
     public = " ".join((place / "host.pub").read_text().split()[:2])
-    (place / "known_hosts").write_text(f"board {public}\n")
+    (place / "known_hosts").write_text(f"{name} {public}\n")
 
 
 def main() -> None:
