@@ -169,7 +169,7 @@ def seconds_in_chunks(
     """Seconds of files and of the dense network, some at a time, all as if timed with the first; and by whom.
 
     Args:
-        clocks: boards by name; one that is lost leaves them, and `lost` is told.
+        clocks: boards by name; one that is lost leaves them, and `lost` gets a sentence.
         first: the dense network's time in an earlier call, to which all are brought.
     """
     for board, measured in _timed(makers, dense, clocks, protocol, lost):

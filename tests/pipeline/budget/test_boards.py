@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from benchmarks.budget.planted import Clock, chain
 from deadweight.export.onnx_graph.graph import load
+from deadweight.pipeline.budget.boards import shared
 from deadweight.pipeline.budget.grids import Network
 from deadweight.pipeline.budget.measured import table_of
 from deadweight.pipeline.budget.resized import of_file
@@ -93,6 +95,17 @@ def test_boards_that_are_unlike_are_refused_before_a_table_is_made_of_both(
         table(network, tmp_path / "t.json", clocks, [])
     assert "make a table on each" in caught.value.cure
     assert not (tmp_path / "t.json").exists()
+
+
+def test_parts_are_timed_at_the_same_time() -> None:
+    both = threading.Barrier(2)
+
+    def timed(clock: Together, part: str) -> Mapping[str, Measurement]:
+        both.wait(timeout=60)  # for the other board
+        return {}
+
+    clocks: dict[str, Together] = dict.fromkeys(("one", "two"), Clock(16).together)
+    assert sorted(shared(["a", "b"], clocks, timed, print)) == [("one", {}), ("two", {})]
 
 
 def test_the_share_of_a_board_that_is_lost_goes_to_the_others(network: Network, tmp_path: Path) -> None:
