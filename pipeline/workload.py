@@ -24,7 +24,8 @@ Predict = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 class Workload(Protocol):
     """A network and its data, as a run needs them.
 
-    Optional: `code`, paths of further source files that it depends on.
+    Optional: `code`, paths of further source files that it depends on; `resolutions`, heights in pixels that
+    the stage budget may choose from.
 
     Attributes:
         score_name: the name of the score in tables, e.g. "accuracy".

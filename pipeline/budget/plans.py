@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ class Finalist:
     """A cut network that was measured.
 
     Attributes:
+        file: as it was timed.
         seconds: by the table's clock; `predicted_s` too.
         used: of the time budget, as a share; `bound` is what it uses at most, with 99 %.
         kept: whether it is proven to keep the budget.
@@ -30,6 +33,7 @@ class Finalist:
 
     widths: Mapping[str, int]
     model: nn.Module
+    file: Path
     seconds: float
     predicted_s: float
     used: float
@@ -42,6 +46,8 @@ def best_plans(
     latency: Latency, limit: float, more: Limits, *, earlier: Sequence[Widths], count: int, solver_s: float
 ) -> list[dict[str, int]]:
     """The plans of least damage that are predicted to take `limit` seconds at most, each unlike the others.
+
+    Where only plans that were tried earlier are, it is the fastest of the others.
 
     Raises:
         OutOfReachError: there is none, and none was found earlier; it says what the least possible is.
@@ -63,11 +69,16 @@ def best_plans(
                     break
                 scale *= min(0.999 / ratio, 1.1)
         except (OutOfReachError, OutOfTimeError) as error:
-            if unlike:
-                return found
-            if isinstance(error, OutOfTimeError):
+            if not unlike and isinstance(error, OutOfReachError):
+                raise _out_of_reach(latency, limit, more, solver_s) from error
+            if not unlike:
                 raise
-            raise _out_of_reach(latency, limit, more, solver_s) from error
+            if found or isinstance(error, OutOfTimeError):
+                return found
+            with contextlib.suppress(OutOfReachError, OutOfTimeError):  # the fastest may keep it all the same
+                least = solve(table.levels, seconds, more, unlike=unlike, time_limit_s=solver_s)
+                return [dict(least.widths)]
+            return []
         found.append(widths)
     return found
 

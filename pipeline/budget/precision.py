@@ -24,6 +24,7 @@ from ...targets.errors import ModelError, users_code
 from ...targets.progress import Progress
 from ..workload import Workload, example_batch, inputs_of, split_batches
 from .grids import Network
+from .resolutions import RESOLUTION
 
 FLOAT, INT8 = 32, 8
 _BITS = " (bits)"
@@ -64,9 +65,9 @@ def with_precision(network: Network, workload: Workload, dialect: str) -> tuple[
     """
     dense = network.file_at(network.dense)
     ranges = ranges_of(dense, workload)
-    for name in (name for name, own in network.levels.items() if own[0] == 0):
-        without = network.file_at({**network.dense, name: 0})  # a block's shortcut has a tensor of its own
-        more = ranges_of(without, workload).tensors
+    for name in (name for name, own in network.levels.items() if own[0] == 0 or name == RESOLUTION):
+        other = network.file_at({**network.dense, name: network.levels[name][0]})
+        more = ranges_of(other, workload).tensors  # of a block's shortcut, of resized images
         ranges = replace(ranges, tensors={**more, **ranges.tensors})
     layers = to_qdq(OnnxModel(dense, Path()), ranges, dialect=dialect).in_int8
 

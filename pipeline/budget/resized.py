@@ -53,16 +53,17 @@ def of_module(
     *,
     seed: int,
     target: Target | None = None,
+    after: Callable[[nn.Module], nn.Module] = lambda cut: cut,
 ) -> Network:
     """A module with its groups at these widths, whose files are made from a few exports.
 
-    With a target, widths between them may be added by its alignment.
+    With a target, widths between them may be added by its alignment. `after` changes each cut network.
     """
     dense = {name: groups[name].size for name in levels}
     scores = {name: torch.arange(size, 0, -1.0) for name, size in dense.items()}
 
     def exported(widths: Widths, form: str = "") -> onnx.ModelProto:
-        small = apply(model, choose(groups, scores, keep=widths), groups, form=form)
+        small = after(apply(model, choose(groups, scores, keep=widths), groups, form=form))
         with tempfile.TemporaryDirectory() as place:
             to_onnx(small, example, Path(place) / "model.onnx")
             return onnx.load(Path(place) / "model.onnx")

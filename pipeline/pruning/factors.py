@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...targets.errors import ModelError
+from .inputs import Resizing
 from .narrow import copied_module
 from .plan import Factors, Plan
 
@@ -157,7 +158,7 @@ def most_ranks(method: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def relaid(model: nn.Module, plan: Plan) -> nn.Module:
-    """A copy of a network with a plan's layers factorized and parameters tied; new layers have new values.
+    """A copy of a network by a plan of the form "layers"; factorized layers have new values.
 
     Raises:
         ModelError: it has no such layers or parameters.
@@ -183,6 +184,8 @@ def relaid(model: nn.Module, plan: Plan) -> nn.Module:
                     "Tie parameters of one shape.",
                 )
             setattr(made.get_submodule(owner), leaf, kept)
+    if plan.resized:
+        made.register_forward_pre_hook(Resizing(plan.resized), with_kwargs=True)
     return made
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -24,6 +26,24 @@ class Inputs(NamedTuple):
 
     args: tuple[Any, ...]
     named: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """A forward pre-hook by which a network resizes its images, the tensors of four axes, before anything.
+
+    Bilinear, without a filter against aliasing: runtimes have no operator for one.
+    """
+
+    size: tuple[int, ...]
+
+    def __call__(self, module: nn.Module, args: Any, named: Any) -> Any:
+        return pytree.tree_map_only(Tensor, self._resized, (args, named))
+
+    def _resized(self, value: Tensor) -> Tensor:
+        if value.dim() != 4 or tuple(value.shape[2:]) == self.size:
+            return value
+        return F.interpolate(value, size=self.size, mode="bilinear", align_corners=False)
 
 
 Example = Mapping[str, Any] | Sequence[Any] | Inputs

@@ -81,14 +81,15 @@ class Plan:
         shapes: of all tensors that are cut.
         widths: of every group, also of those that keep their width.
         form: "module" (the user's class, narrowed in place) or "graph" (the exported graph, resized); set by
-            surgery, "" before it. "layers" is a step that removes no unit, see `factors`
-            and `ties`.
+            surgery, "" before it. "layers" is a step that removes no unit, see `factors`, `ties` and
+            `resized`.
         reason: why it has this form.
         attributes: in the module form, attributes of modules that no shape determines, such as `groups`.
         earlier: the plans applied to the network before, oldest first.
         factors: by layer, the low-rank layers that replace it.
         ties: names of parameters that are one; the first of each list is the owner.
         dropped: by module, the dropped blocks and layers; such a plan cuts nothing.
+        resized: height and width to which the network resizes its images first; () if it does not.
     """
 
     original: str
@@ -103,6 +104,7 @@ class Plan:
     factors: Mapping[str, Factors] = field(default_factory=dict)
     ties: tuple[tuple[str, ...], ...] = ()
     dropped: Mapping[str, Bypass] = field(default_factory=dict)
+    resized: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """A summary: the form and its reason, and the widths that change, from the first cut to this one."""
@@ -158,6 +160,7 @@ class Plan:
                     for name, one in value.get("factors", {}).items()
                 },
                 ties=tuple(tuple(map(str, names)) for names in value.get("ties", ())),
+                resized=tuple(map(int, value.get("resized", ()))),
             )
         except MISFITS as error:
             cure = "Run the stage that prunes again."
@@ -203,7 +206,7 @@ def earlier_plans(model: nn.Module) -> tuple[Plan, ...]:
 
 
 _PLAN = "deadweight_plan"
-_MAY_LACK = ("factors", "ties", "dropped")
+_MAY_LACK = ("factors", "ties", "dropped", "resized")
 
 
 def together(names: Iterable[str]) -> str:

@@ -28,13 +28,15 @@ from ...targets.errors import MeasurementError, RecipeError, users_code
 from ...targets.timing.judge import judge, unproven
 from ...targets.timing.measurement import Measurement, Protocol
 from ..budget.damage import damage_of
-from ..budget.droppable import dropped_in, widths_in, with_blocks, without_blocks
+from ..budget.droppable import dropped_in, with_blocks, without_blocks
+from ..budget.grids import Network
 from ..budget.latency import Latency, of_table
 from ..budget.measured import table_of
 from ..budget.plans import Finalist, best_plans, record_of
 from ..budget.precision import bits_of, int8_damage, mixed, ranges_of, split, with_precision
 from ..budget.resized import of_module
-from ..budget.solve import OutOfReachError, Sum
+from ..budget.resolutions import RESOLUTION, at_resolution, with_resolutions
+from ..budget.solve import Levels, OutOfReachError, Sum
 from ..budget.table import SegmentTable, levels_of
 from ..budget.timer import Timer, seconds_of, timer
 from ..importance.criteria import Context
@@ -70,9 +72,10 @@ class Budget(Cutting):
         speedup: instead of it, how many times as fast as the newest network.
         memory_bytes: besides, the resident memory that must not be exceeded.
         file_bytes: besides, how large the constants of the ONNX file may be.
-        choose: what a plan chooses: "widths" of groups, "blocks" to drop, as the stage "depth" does, and the
-            "precision" of each layer, FP32 or INT8; the stage "quantize" then leaves in float what the plan
-            does.
+        choose: what a plan chooses: "widths" of groups, "blocks" to drop, as the stage "depth" does, the
+            "resolution" of the images among those that the workload declares, to which the network then
+            resizes them, and the "precision" of each layer, FP32 or INT8; the stage "quantize" then leaves
+            in float what the plan does.
         finalists: how many plans of a round are cut and measured.
         networks: how many random networks are measured to fit the prediction.
         events: of each timing of the finalists, see `profile`.
@@ -89,7 +92,7 @@ class Budget(Cutting):
     speedup: Annotated[float, Field(gt=1)] | None = None
     memory_bytes: Annotated[int, Field(gt=0)] | None = None
     file_bytes: Annotated[int, Field(gt=0)] | None = None
-    choose: tuple[Literal["widths", "blocks", "precision"], ...] = ("widths",)
+    choose: tuple[Literal["widths", "blocks", "resolution", "precision"], ...] = ("widths",)
     finalists: Annotated[int, Field(ge=1)] = 6
     networks: Annotated[int, Field(ge=16)] = 60
     events: Annotated[int, Field(ge=12)] = 24
@@ -107,7 +110,7 @@ class Budget(Cutting):
         if "widths" not in self.choose:
             raise RecipeError(
                 f"The stage budget chooses {' and '.join(self.choose) or 'nothing'}, without widths.",
-                'Give choose = ["widths"], with "blocks" or "precision" too; alone there '
+                'Give choose = ["widths"], with "blocks", "resolution" or "precision" too; alone there '
                 "are the stages depth and quantize.",
             )
 
@@ -163,6 +166,7 @@ class _Search:
     layers: tuple[str, ...] = ()
     blocks: Mapping[str, Bypass] = field(default_factory=dict)
     fixed: Sequence[str] = ()
+    sizes: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def dialect(self) -> str:
@@ -213,15 +217,21 @@ class _Search:
             if not found or max((one.used for one in kept), default=0.0) >= _FULL:
                 break
             aim = 0.995 / float(np.median([one.bound * limit / one.predicted_s for one in found]))
-        if not kept:
+        sign = 1 if self.work.workload.higher_is_better else -1
+        best = None
+        for one in sorted(kept, key=lambda one: sign * one.score, reverse=True):
+            again = self._proven_again(one, whole_path)
+            tried[tried.index(one)] = again
+            if again.kept:
+                best = again
+                break
+        if best is None:
             closest = min(tried, key=lambda one: one.bound)
             raise OutOfReachError(
                 f"None of {len(tried)} networks is proven to keep the budget of {limit_s * 1e3:.3f} ms; the "
                 f"closest uses {closest.used:.1%} of it, at most {closest.bound:.1%}.",
                 "Allow a little more time, or measure more events on a quieter machine.",
             )
-        sign = 1 if self.work.workload.higher_is_better else -1
-        best = max(kept, key=lambda one: sign * one.score)
         return self._logged(best, tried, latency, whole_s / dense_s, limit_s)
 
     def _logged(
@@ -234,6 +244,9 @@ class _Search:
             f"{len(tried)} plans were cut and timed, {sum(one.kept for one in tried)} keep the budget of "
             f"{limit_s * 1e3:.4g} ms; the best uses {best.used:.1%} of it, at most {best.bound:.1%}",
         ]
+        if self.sizes:
+            heights = " and ".join(map(str, self.sizes))
+            words.append(f"of {heights} pixels it takes {best.widths[RESOLUTION]}")
         self.work.progress(3, 4, "budget: advice")
         search = record_of(best, tried, latency, scale=scale, limit_s=limit_s)
         made = self.work.with_model("pruned", best.model, plan=plan_of(best.model))
@@ -261,7 +274,7 @@ class _Search:
         chosen = [self.groups[name] for name in self.scores]
         levels = {one.name: levels_of(one.size, one.kinds, work.target) for one in chosen}
         example = example_batch(work.workload)
-        network = of_module(self.model, self.groups, levels, example, seed=work.seed, target=work.target)
+        network = self._network(levels, example)
         if "blocks" in self.asked.choose:
             network, self.blocks, self.fixed = with_blocks(network, self.model, example)
         if "precision" in self.asked.choose:
@@ -301,6 +314,16 @@ class _Search:
         table.save(path)
         return table
 
+    def _network(self, levels: Levels, example: Mapping[str, Tensor]) -> Network:
+        def of(after: Callable[[nn.Module], nn.Module]) -> Network:
+            seed, target = self.work.seed, self.work.target
+            return of_module(self.model, self.groups, levels, example, seed=seed, target=target, after=after)
+
+        if "resolution" not in self.asked.choose:
+            return of(lambda cut: cut)
+        network, self.sizes = with_resolutions(of, self.model, self.work.workload)
+        return network
+
     def _bytes(self, table: SegmentTable, whole: Path, file_bytes: int) -> list[tuple[Sum, float]]:
         """The limits of bytes: of the file, and of memory, which shrinks at least as the constants do."""
         most = [float(self.asked.file_bytes)] if self.asked.file_bytes else []
@@ -333,21 +356,17 @@ class _Search:
         before, found = measured["whole"], []
         for at, (widths, model) in enumerate(zip(plans, models, strict=True)):
             one = measured[str(at)]
-            if self.asked.latency_s is None:
-                judged, speedup = judge(before, one, confidence=_SURE), self.asked.speedup or 1.0
-                used, bound = speedup / judged.ratio, speedup / judged.low
-            else:
-                time = one.latency_s(50, confidence=_SURE)
-                used, bound = time.value / self.asked.latency_s, time.high / self.asked.latency_s
+            used, bound, keeps = self._used(before, one)
             found.append(
                 Finalist(
                     widths,
                     model,
+                    files[str(at)],
                     seconds_of(one) / seconds_of(before) * dense_s,
                     float(latency.predicted([widths])[0]),
                     used,
                     bound,
-                    bound <= 1 and not one.void and not unproven(one) and self._fits(one, files[str(at)]),
+                    keeps and self._fits(one, files[str(at)]),
                     validated(self.work, files[str(at)])
                     if split(widths)[1]
                     else validation_score(self.work.workload, model),
@@ -355,17 +374,39 @@ class _Search:
             )
         return found
 
+    def _used(self, whole: Measurement, one: Measurement) -> tuple[float, float, bool]:
+        """The share of the time that a network uses, and at most, with 99 %; whether that proves anything."""
+        if self.asked.latency_s is None:
+            judged, speedup = judge(whole, one, confidence=_SURE), self.asked.speedup or 1.0
+            used, bound = speedup / judged.ratio, speedup / judged.low
+        else:
+            time = one.latency_s(50, confidence=_SURE)
+            used, bound = time.value / self.asked.latency_s, time.high / self.asked.latency_s
+        return used, bound, bound <= 1 and not one.void and not unproven(one)
+
+    def _proven_again(self, one: Finalist, whole: Path) -> Finalist:
+        """The finalist, timed once more beside the whole network alone: luck may have made it the best."""
+        self.work.progress(2, 4, "budget: the best again")
+        measured = self._timed({"whole": whole, "best": one.file})
+        used, bound, kept = self._used(measured["whole"], measured["best"])
+        return replace(one, used=used, bound=bound, kept=kept)
+
     def _cut(self, widths: Widths) -> nn.Module:
         """The network at these widths, proven, without the blocks that are dropped there."""
-        plan = choose(self.groups, self.scores, keep=widths_in(widths))
+        plan = choose(self.groups, self.scores, keep={name: widths[name] for name in self.scores})
         small = self.asked.cut(self.model, plan, self.groups, self.work)[0]
         if dropped := {path: self.blocks[path] for path in dropped_in(widths)}:
             small = without_blocks(small, dropped, example_batch(self.work.workload))
+        if resized := widths.get(RESOLUTION, 0) < max(self.sizes, default=0):
+            small = at_resolution(small, self.sizes[widths[RESOLUTION]])
+        if dropped or resized:
             small = reestimated(small, self.work.workload, batches=self.asked.norms, seed=self.work.seed)
         return small
 
     def _smaller(self, name: str, width: int) -> nn.Module:
-        """The network with one group narrower, or without one block."""
+        """The network with one group narrower, without one block, or at another resolution."""
+        if name == RESOLUTION:
+            return at_resolution(self.model, self.sizes[width])
         if dropped := dropped_in({name: width}):
             return shallower(self.model, {path: self.blocks[path] for path in dropped})
         plan = choose(self.groups, {name: self.scores[name]}, keep={name: width})

@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import nn
 
 from ...targets.errors import RecipeError
+from ..budget.resolutions import at_resolution
 from ..pruning.bypass import dropping
 from ..pruning.groups import Groups, choose, random_like
 from ..pruning.plan import Plan, plan_of
@@ -100,8 +101,8 @@ class Controls:
 def _random(work: Work, plan: Plan) -> Variant:
     """Random neurons of the same widths, or as many random blocks, through the same recovery."""
     steps = (*plan.earlier, plan)
-    if any(step.dropped for step in steps):
-        return _random_blocks(work, steps)
+    if any(step.dropped or step.resized for step in steps):
+        return _random_steps(work, steps)
     original = work.model(work.variant("original"))
     groups = work.networks.groups(original, work.workload)
     drawn = random_plan(groups, plan, work.seed)
@@ -115,8 +116,8 @@ def _random(work: Work, plan: Plan) -> Variant:
     return _recovered(twin, work, "random")
 
 
-def _random_blocks(work: Work, steps: Sequence[Plan]) -> Variant:
-    """As many random blocks removed; if neurons were removed too, the same blocks and random neurons."""
+def _random_steps(work: Work, steps: Sequence[Plan]) -> Variant:
+    """As many random blocks removed; else random neurons, with the same blocks and the same resolution."""
     place = work.directory / "random"
     start = dataclasses.replace(work, directory=place, log=(), variants=(work.variant("original"),))
     if all(step.dropped for step in steps):
@@ -128,6 +129,8 @@ def _random_blocks(work: Work, steps: Sequence[Plan]) -> Variant:
     for step in steps:
         if step.dropped:
             small = apply(small, dropping(small, step.dropped))
+        elif step.resized:
+            small = at_resolution(small, step.resized)
         else:
             groups = work.networks.groups(small, work.workload)
             small = apply(small, random_like(groups, step, seed=work.seed), groups)

@@ -7,8 +7,11 @@ import pytest
 import torch
 from support.digits import Digits
 from support.halving import halved
+from support.workloads import Images
 from torch import nn
 
+from deadweight.pipeline.budget.resolutions import at_resolution
+from deadweight.pipeline.pruning.plan import plan_of
 from deadweight.pipeline.stage import settings_of
 from deadweight.pipeline.stages.controls import Controls, recovery, rescale
 from deadweight.pipeline.stages.export import Export
@@ -54,6 +57,20 @@ def test_the_network_from_scratch_has_learned(work: Work) -> None:
     x, y = next(iter(Digits().batches("test"))).values()
     found = result.model(result.variant("scratch"))(x).argmax(1)
     assert float((found == y).float().mean()) > 0.6
+
+
+def test_controls_of_a_network_at_a_lower_resolution_resize_their_images_too(tmp_path: Path) -> None:
+    work = Work(Images(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles())
+    for stage in (Train(epochs=1), Statistics(), Prune(ratio=0.5)):
+        work = stage(dataclasses.replace(work, directory=tmp_path / type(stage).__name__))
+    resized = at_resolution(work.model(), (4, 4))
+    work = dataclasses.replace(work, directory=tmp_path / "resized")
+    work = work.with_model("pruned", resized, plan=plan_of(resized))
+    result = Controls(epochs=1)(dataclasses.replace(work, directory=tmp_path / "controls"))
+    for name in ("random", "scratch"):
+        plan = result.plan(result.variant(name))
+        assert plan is not None
+        assert [step.resized for step in (*plan.earlier, plan)] == [(), (4, 4)]
 
 
 def test_without_pruning_there_is_nothing_to_control(tmp_path: Path) -> None:
