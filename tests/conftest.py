@@ -9,7 +9,7 @@ import pytest
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
 sys.path[:0] = [str(HERE), str(HERE.parent), str(EXAMPLES)]
-sys.path[:0] = [str(EXAMPLES / name) for name in ("detector", "signs", "steering")]
+sys.path[:0] = [str(EXAMPLES / name) for name in ("detector", "signs", "steering", "crepe")]
 
 # In CI a test may be skipped for a reason that starts with one of these, and for no other.
 SKIPPED_IN_CI = {

