@@ -24,7 +24,7 @@ from ...export.onnx_graph.resize import Widths
 from ...export.to_onnx import to_onnx
 from ...targets.artifact import read_json, write_json
 from ...targets.budgets import Budgets
-from ...targets.errors import MeasurementError, RecipeError, users_code
+from ...targets.errors import MeasurementError, ModelError, RecipeError, users_code
 from ...targets.timing.judge import judge, unproven
 from ...targets.timing.measurement import Measurement, Protocol
 from ..budget.damage import damage_of
@@ -276,6 +276,7 @@ class _Search:
         example = example_batch(work.workload)
         network = self._network(levels, example)
         if "blocks" in self.asked.choose:
+            self._check_form({name: own[0] for name, own in levels.items()})
             network, self.blocks, self.fixed = with_blocks(network, self.model, example)
         if "precision" in self.asked.choose:
             network, self.layers = with_precision(network, work.workload, self.dialect)
@@ -313,6 +314,15 @@ class _Search:
         table = replace(table, damage=damage)
         table.save(path)
         return table
+
+    def _check_form(self, narrow: Widths) -> None:
+        """Blocks can be dropped from a cut network, before anything is timed."""
+        plan = plan_of(apply(self.model, choose(self.groups, self.scores, keep=narrow), self.groups))
+        if plan and plan.form == "graph":
+            raise ModelError(
+                f"The cut network has the graph form, in which no block can be dropped: {plan.reason}.",
+                'Leave "blocks" out of choose, or drop blocks by the stage depth before.',
+            )
 
     def _network(self, levels: Levels, example: Mapping[str, Tensor]) -> Network:
         def of(after: Callable[[nn.Module], nn.Module]) -> Network:

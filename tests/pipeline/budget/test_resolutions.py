@@ -28,6 +28,7 @@ from deadweight.pipeline.budget.resolutions import (
     with_resolutions,
 )
 from deadweight.pipeline.pruning.groups import choose
+from deadweight.pipeline.pruning.plan import plan_of
 from deadweight.pipeline.pruning.saved import load_pruned, save_pruned
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
@@ -87,17 +88,19 @@ def test_a_network_at_a_lower_resolution_is_the_original_on_resized_images_where
     plan = choose(groups, {one.name: torch.rand(one.size) for one in groups}, ratio=0.5)
     cut = apply(model, plan, groups)
     small = at_resolution(cut, (4, 4))
+    record = plan_of(small)
     assert type(small) is Stages
+    assert record is not None
     with torch.no_grad():
         expected = cut(smaller(example["image"]))
         assert torch.equal(small(example["image"]), expected)
         assert torch.equal(pickle.loads(pickle.dumps(small))(example["image"]), expected)
-        save_pruned(tmp_path, small, None, example)
+        save_pruned(tmp_path, small, record, example)
         assert torch.equal(load_pruned(Stages, tmp_path).eval()(example["image"]), expected)
     to_onnx(small, example, tmp_path / "small.onnx")
     (found,) = runner(onnx.load(tmp_path / "small.onnx"))({"image": example["image"].numpy()}).values()
     assert np.allclose(found, expected.numpy(), atol=1e-5)
-    assert "resized to 4 x 4" in str(getattr(small, "deadweight_plan"))  # noqa: B009
+    assert "resized to 4 x 4" in str(record)
     again = trace(small, example)
     third = choose(again, {one.name: torch.rand(one.size) for one in again}, ratio=0.3)
     verify(small, apply(small, third, again), third, again)

@@ -22,7 +22,7 @@ from deadweight.pipeline.stages.export import Export
 from deadweight.pipeline.stages.quantize import Quantize
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Work
-from deadweight.targets.errors import DeadweightError, RecipeError
+from deadweight.targets.errors import DeadweightError, ModelError, RecipeError
 from deadweight.targets.target import load_target
 
 if sys.version_info >= (3, 11):
@@ -212,3 +212,31 @@ def test_without_a_board_a_target_that_is_one_is_refused(work: Work) -> None:
     with pytest.raises(RecipeError, match="this machine is not one") as caught:
         QUICK(there)
     assert 'on = "USER@HOST"' in str(caught.value)
+
+
+SIZES = {"inner": 32}
+
+
+class Fixed(nn.Module):
+    """A residual block whose width its own code cannot follow: the cut network has the graph form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = torch.relu(self.up(x)).reshape(-1, SIZES["inner"])
+        return x + torch.as_tensor(self.down(inner))
+
+
+class InGraphForm(Digits):
+    def build_model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 16), Fixed(), Fixed(), nn.Linear(16, 10))
+
+
+def test_blocks_of_a_network_in_the_graph_form_are_refused_before_anything_is_timed(tmp_path: Path) -> None:
+    work = Work(InGraphForm(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles())
+    work = work.with_model("original", InGraphForm().build_model())
+    with pytest.raises(ModelError, match="graph form, in which no block can be dropped"):
+        dataclasses.replace(QUICK, choose=("widths", "blocks"))(work)
+    assert not (tmp_path / "table.json").exists()
