@@ -138,8 +138,9 @@ def test_a_killed_node_ends_with_a_message_and_the_same_command_goes_on_at_the_l
 
 
 def test_srun_starts_the_same_processes(tmp_path: Path) -> None:
+    """By the variables that `srun --nodes 2 --ntasks 2` sets; it leaves out how many a node has."""
     project(tmp_path, 2)
-    common = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_LOCALID": "0"}
+    common = {"SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_LOCALID": "0"}
     common |= {"SLURM_NODELIST": "localhost", "SLURM_JOB_ID": "4321", "SLURM_STEP_ID": "0"}
     common |= {"SLURM_JOB_NAME": "run", "MASTER_PORT": str(free_port())}
     own = [{**common, "SLURM_PROCID": str(at), "SLURM_NODEID": str(at)} for at in range(2)]

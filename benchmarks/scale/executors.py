@@ -1,10 +1,11 @@
 """The same sweep of 24 trials by the pool, by Ray on one node and on three, with a node killed, and resumed.
 
-    python benchmarks/scale/executors.py [--rounds 2] [--epochs 20]
+    python benchmarks/scale/executors.py [--rounds 2] [--epochs 20] [--only pool one]
     python benchmarks/scale/executors.py --table
 
-Pool and Ray run two trials at a time with one thread each, on the same cores, in turn. Equal are the rows of
-the table without times, and the SHA-256 of every file that a stage made.
+Pool and Ray run two trials at a time with one thread each, on the same cores, in turn: every round has each,
+the first one alternates. Equal are the rows of the table without times, and the SHA-256 of every file that a
+stage made. `--only pool one` leaves out three nodes and what follows; the efficiency is that of the rounds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ OVER: dict[str, tuple[Any, ...]] = {
     "prune.ratio": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     "prune.criterion": ("activation", "weight_l2", "random"),
 }
+POOL, ONE = "pool, 2 processes", "ray, 1 node of 2 CPUs"
 STORED = RECIPE + '[store]\nurl = "file://{store}"\n'
 
 
@@ -83,7 +85,7 @@ def when(happens: Callable[[], bool], do: Callable[[], None]) -> threading.Threa
     return thread
 
 
-def measure(rounds: int, epochs: int) -> list[dict[str, Any]]:
+def measure(rounds: int, epochs: int, only: Sequence[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
 
     def note(case: str, found: Mapping[str, Any], seconds: float, **more: Any) -> None:
@@ -97,14 +99,18 @@ def measure(rounds: int, epochs: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
         place = Path(folder)
         for round_ in range(rounds):
-            at = project(place / f"round-{round_}", epochs, "store-pool")
-            found, seconds = swept(at, "pool", processes=2)
-            note("pool, 2 processes", found, seconds)
-            first = first or found
-            project(at, epochs, "store-one")
-            with cluster({"num_cpus": 2}) as nodes:
-                found, seconds = swept(at, "one", executor="ray", address=nodes.address)
-            note("ray, 1 node of 2 CPUs", found, seconds)
+            for name in [one for one in ("pool", "one") if one in only][:: 1 - round_ % 2 * 2]:
+                at = project(place / f"round-{round_}", epochs, f"store-{name}")
+                if name == "pool":
+                    found, seconds = swept(at, "pool", processes=2)
+                    note(POOL, found, seconds, round=round_)
+                else:
+                    with cluster({"num_cpus": 2}) as nodes:
+                        found, seconds = swept(at, "one", executor="ray", address=nodes.address)
+                    note(ONE, found, seconds, round=round_)
+                first = first or found
+        if "three" not in only:
+            return rows
         at = project(place / "more", epochs, "store-three")
         three = held.enter_context(cluster(*[{"num_cpus": 1}] * 3))
         found, seconds = swept(at, "three", executor="ray", address=three.address)
@@ -136,14 +142,20 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument(
+        "--only", nargs="+", choices=("pool", "one", "three"), default=("pool", "one", "three")
+    )
     parser.add_argument("--table", action="store_true")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     if not chosen.table:
-        append(RECORD, *measure(chosen.rounds, chosen.epochs))
-    for row in recorded(RECORD):
-        if row["study"] == "executors":
-            print(f"| {row['case']} | {row['seconds']:.0f} | {'yes' if row['same'] else 'no'} |")
+        append(RECORD, *measure(chosen.rounds, chosen.epochs, chosen.only))
+    rows = [row for row in recorded(RECORD) if row["study"] == "executors"]
+    for row in rows:
+        print(f"| {row['case']} | {row['seconds']:.1f} | {'yes' if row['same'] else 'no'} |")
+    pool, one = ([row["seconds"] for row in rows if row["case"] == case] for case in (POOL, ONE))
+    if pairs := list(zip(pool, one, strict=False)):
+        print("efficiency by round:", ", ".join(f"{mine / rays:.3f}" for mine, rays in pairs))
 
 
 if __name__ == "__main__":

@@ -63,9 +63,13 @@ def executor(place: Place) -> Iterator[OnRay]:
         )
     except (ConnectionError, RuntimeError, ValueError, OSError, exceptions.RayError) as error:
         cure = "Give HOST:PORT, as `ray start --head` prints it, of a cluster with the same Ray and Python."
-        if "maximum" in str(error):  # the size of the package
+        said = _line(error)
+        if said.startswith("Version mismatch"):
+            said = " ".join(str(error).split())  # both versions are in the lines below
+            cure = "Install the Ray and the Python of one side on the other; no worker could read a trial."
+        if "maximum" in said:  # the size of the package
             cure = "Move data and results out of the recipe's folder; name the data with --data PATH or URL."
-        raise RecipeError(f"The Ray cluster of {where} cannot be used: {_line(error)}.", cure) from error
+        raise RecipeError(f"The Ray cluster of {where} cannot be used: {said}.", cure) from error
     try:
         token = secrets.token_hex(8)
         if not place.stored:

@@ -197,13 +197,13 @@ def prepared(
     watcher: Watcher,
     loaded: tuple[Workload, str] | None = None,
     *,
-    check: bool = False,
+    check: bool = True,
 ) -> tuple[Run, Work]:
     """A run of a recipe and its first work.
 
     Args:
         loaded: the workload and its fingerprint, where they are known.
-        check: whether the store is tried, to say now what is wrong with it.
+        check: whether the store is made if it is not there, and tried, to say now what is wrong with it.
     """
     workload, fingerprint = loaded or load(recipe.workload, recipe.path.parent)
     own = [source_of(stage.stage) for stage in recipe.stages if is_users_own(stage.name)]

@@ -32,7 +32,7 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher, *, even_so: bool = Fa
     check_order(recipe)
     first = _first(recipe, directory)
     with locked(directory), logs(recipe.log, first) as log:
-        run_, work = prepared(recipe, directory, watcher, check=True)
+        run_, work = prepared(recipe, directory, watcher)
         swept = None
         if recipe.sweep is not None:
             swept = sweep(recipe, recipe.sweep, run_, work)
@@ -130,7 +130,7 @@ def deliver(work: Work, directory: Path) -> None:
 def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher: Watcher) -> Swept:
     """Sweeps a recipe; writes sweep.json, .csv and .html. After an error, finished stages are kept."""
     with locked(directory):
-        run_, work = prepared(recipe, directory, watcher, check=True)
+        run_, work = prepared(recipe, directory, watcher)
         swept = sweep(recipe, settings, run_, work)
         write_sweep(directory, swept.sweep, swept.scale, name=recipe.path.stem, made_by=made_by())
         return swept

@@ -129,7 +129,8 @@ class Store:
                 with tarfile.open(tar, "w") as made:
                     for path in sorted(place.rglob("*")):
                         made.add(path, str(path.relative_to(place)), recursive=False)
-                files.makedirs(there, exist_ok=True)
+                with contextlib.suppress(FileExistsError):
+                    files.mkdir(there, create_parents=False)  # not where a disk was that is gone
                 cut = f"{there}/.{uuid.uuid4().hex}"
                 try:
                     files.put_file(str(tar), cut)

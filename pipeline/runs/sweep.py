@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from ...targets.errors import ModelError, RecipeError
 from ...targets.progress import Progress, silent
 from ...targets.timing import measurement
 from ...targets.timing.judge import Judgement, judge
+from ..budget.timer import Conditions
 from ..executors.executor import Ended, Executor, Place, executor_named
 from ..recipe import Recipe, SweepSettings, check_stages
 from ..report.schema import Outcome, Speedup, Sweep, SweepRow
@@ -311,14 +313,19 @@ def _silent(what: object) -> None:
 
 
 def _unlike(originals: Sequence[measurement.Measurement], board: str) -> str:
-    """The A/A across boards: how far the same network's times are apart on them."""
-    ratios = [judge(originals[0], other) for other in originals[1:]]
-    far = max(ratios, key=lambda one: abs(math.log(one.ratio)))
-    low, high = bounds(far)
-    interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+    """The A/A across boards: how far the same network's times are apart; their events are no pairs."""
+    from scipy import stats  # takes a second to import
+
+    first, *others = (np.log(np.median(one.block_s("wall"), axis=1)) for one in originals)
+    far = max(others, key=lambda one: abs(one.mean() - first.mean()))
+    found = stats.ttest_ind(far, first, equal_var=False).confidence_interval(1 - 0.05 / len(others))
+    ratio, low, high = np.exp([far.mean() - first.mean(), found.low, found.high])
+    states = [Conditions.of(one) for one in originals]
+    unlike = {said for one in states[1:] for said in states[0].differences(one, "on one", "on another")}
     return (
         f"{len(originals)} boards {board} shared the timings. A/A: the original's times on them differ by "
-        f"a factor of at most {far.ratio:.3f}{interval}. Speed-ups are each within one board."
+        f"a factor of at most {ratio:.3f} ({low:.3f} to {high:.3f}). Speed-ups are each within one board."
+        + (f" The boards were not in the same state: {'; '.join(sorted(unlike))}." if unlike else "")
     )
 
 

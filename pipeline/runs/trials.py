@@ -86,7 +86,8 @@ class Trial:
         torch.set_num_threads(self.threads)
         _check_versions(self.versions)
         recipe = dataclasses.replace(parse_recipe(self.values, self.path), target=self.target)
-        run, bare = prepared(recipe, self.directory, Watcher(), _loaded(self.path, recipe.workload))
+        loaded = _loaded(self.path, recipe.workload)
+        run, bare = prepared(recipe, self.directory, Watcher(), loaded, check=False)  # it is there, or lost
         if run.fingerprint != self.fingerprint:
             raise RecipeError(
                 f"{socket.gethostname()} has other data than the sweep: their fingerprint is "

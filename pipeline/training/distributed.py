@@ -100,8 +100,11 @@ def _written(model: nn.Module, job: TrainingJob) -> Path:
 
 def fabric_of(precision: Any) -> Fabric:
     """Fabric, launched on all processes that torchrun or srun started."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
     size = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+    if "SLURM_NTASKS" in os.environ:  # `srun --ntasks` alone leaves out how many a node has
+        nodes = int(os.environ.get("SLURM_NNODES") or 1)
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(max(1, size // nodes)))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # who joined is no news
     fabric = Fabric(
         accelerator="cuda" if torch.cuda.device_count() >= local else "cpu",

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
+import re
+import shutil
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -11,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.clusters import cluster
+from support import ssh_board
+from support.clusters import cluster, head_of, other_python
 from support.runs import MINE, project_of
 from support.runs import recipe as recipe_of
 
@@ -214,6 +221,33 @@ def test_a_node_that_dies_in_a_trial_costs_that_trial_alone(project: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(ssh_board.SSHD is None, reason="there is no sshd here: apt install openssh-server")
+def test_two_boards_share_the_timings_of_a_sweep_and_the_table_says_how_far_they_are_apart(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pytest.importorskip("ray")
+    python = str(Path(sys.executable).parent)
+    one, two, config = ssh_board.make_two(tmp_path_factory.mktemp("boards"), python=python)
+    beside = [
+        {"num_cpus": 0, "resources": {"orin": 1}, "env_vars": {"DEADWEIGHT_BOARD": name}}
+        for name in ("one", "two")
+    ]
+    known = {"DEADWEIGHT_SSH_CONFIG": str(config)}
+    with cluster({"num_cpus": 1}, *beside, environment=known) as nodes:
+        ray: dict[str, Any] = {"executor": "ray", "address": nodes.address, "cpus": 1}
+        found = swept(project, "run", **ray, board="orin", seconds=2.0)
+    assert all(row["speedup"] for row in found.sweep["rows"])
+    (said,) = [words for words in found.sweep["words"] if "A/A" in words]
+    assert re.search(
+        r"2 boards orin shared the timings. A/A: the original's times on them differ by a factor of at most "
+        r"\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)",
+        said,
+    )
+    assert one.traffic()
+    assert two.traffic()
+
+
+@pytest.mark.slow
 def test_a_fresh_cluster_goes_on_from_the_store_alone(project: Path) -> None:
     pytest.importorskip("ray")
     text = stored(project / "store")
@@ -257,6 +291,35 @@ def test_a_cluster_that_lacks_what_a_trial_needs_says_what(project: Path) -> Non
     fake = {"PYTHONPATH": str(project / "fake")}
     with cluster({"num_cpus": 1}, environment=fake) as nodes, pytest.raises(RecipeError, match=other):
         swept(project, "run2", executor="ray", address=nodes.address, cpus=1)
+
+
+@pytest.mark.slow
+def test_a_cluster_with_another_python_or_ray_is_refused_with_both_versions(project: Path) -> None:
+    here = pytest.importorskip("ray").__version__
+    if not (python := other_python()):
+        pytest.skip("there is no other Python with pip here")
+    for interpreter, version in ((python, here), (sys.executable, "2.55.0")):
+        place = Path(
+            tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        )  # a socket's path has at most 108 characters
+        try:
+            subprocess.run([interpreter, "-m", "venv", place / "venv"], check=True, capture_output=True)
+            install = [place / "venv/bin/pip", "install", "--quiet", f"ray=={version}"]
+            if subprocess.run(install, capture_output=True, check=False).returncode:
+                pytest.skip(f"Ray {version} cannot be installed here")
+            with head_of(place / "venv/bin/ray", place) as address:
+                command = [sys.executable, "-m", "deadweight", "sweep", str(project / "recipe.toml")]
+                command += ["--over", "prune.ratio=0.3,0.9", "--out", str(project / "run"), "--ray", address]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+            said = " ".join(done.stderr.split())
+            assert (done.returncode, "Traceback" in said) == (2, False)
+            assert f"The Ray cluster of {address} cannot be used: Version mismatch: " in said
+            assert f"started with: Ray: {version} Python: " in said
+            assert f"started with: Ray: {here} Python: {platform.python_version()}" in said
+            assert "Install the Ray and the Python of one side" in said
+            assert not (project / "run" / "stages").exists()
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.mark.slow

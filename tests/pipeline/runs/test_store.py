@@ -106,11 +106,11 @@ def test_a_store_that_fails_in_mid_run_says_so_and_the_stages_stay(tmp_path: Pat
     assert ran(recipe, tmp_path / "run") == ["statistics"]
 
 
-def run_mounted(tmp_path: Path, mount: str) -> tuple[str, str]:
-    """What `deadweight run` says, and the files in the store then, with a mount over the store's folder."""
-    recipe = recipe_in(tmp_path, f"file://{tmp_path}/store")
+def run_mounted(recipe: Recipe, mount: str) -> tuple[str, str]:
+    """What `deadweight run` says, and the files in the store then, with a mount over the folder "store"."""
+    tmp_path = recipe.path.parent
     (tmp_path / "store").mkdir()
-    script = f"mount {mount} {tmp_path}/store && $0 $@; find {tmp_path}/store -type f"
+    script = f"mount {mount} {tmp_path}/store && $0 $@; code=$?; find {tmp_path}/store -type f; exit $code"
     out = ["run", str(recipe.path), "--out", str(tmp_path / "run")]
     command = ["unshare", "--mount", "sh", "-c", script, sys.executable, "-m", "deadweight", *out]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # they are in the stages' keys
@@ -118,20 +118,58 @@ def run_mounted(tmp_path: Path, mount: str) -> tuple[str, str]:
     if "unshare: " in done.stderr or "mount: " in done.stderr:
         pytest.skip("this machine allows no mount namespaces")
     assert "Traceback" not in done.stderr
+    assert done.returncode == 2
     return " ".join(done.stderr.split()), done.stdout.strip()
 
 
 def test_a_store_that_is_read_only_is_refused_before_the_first_stage(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    said, files = run_mounted(tmp_path, f"--bind -o ro {tmp_path}/empty")
+    said, files = run_mounted(
+        recipe_in(tmp_path, f"file://{tmp_path}/store"), f"--bind -o ro {tmp_path}/empty"
+    )
     assert "store cannot be written: Read-only file system" in said
     assert "the permission to write there" in said
     assert not files
     assert not (tmp_path / "run" / "stages").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("mount -o remount,bind,ro", "Read-only file system"),
+        ("umount --lazy", "No such file or directory"),
+    ],
+    ids=["read-only", "gone"],
+)
+def test_a_store_that_turns_read_only_or_goes_in_mid_run_keeps_what_it_had_and_gets_the_rest_later(
+    command: str, reason: str, tmp_path: Path
+) -> None:
+    """The second stage's first batch finds the first stage sent, and does it."""
+    recipe = recipe_in(tmp_path, f"file://{tmp_path}/store/runs")
+    disk, store = tmp_path / "disk", tmp_path / "store"
+    disk.mkdir()
+    with (tmp_path / "mine.py").open("a") as mine:
+        mine.write(
+            "    def batches(self, split, *, seed=0):\n"
+            "        import pathlib, subprocess\n"
+            f"        if list(pathlib.Path({str(store)!r}).glob('runs/stages/train-*/*.tar')):\n"
+            f"            subprocess.run({[*command.split(), str(store)]})\n"
+            "        return super().batches(split, seed=seed)\n"
+        )
+    said, _ = run_mounted(recipe, f"--bind {disk}")
+    assert "store/runs could not be sent the finished stage statistics-" in said
+    assert f": {reason}." in said
+    assert "Free space there, or restore the access. Run the same command again" in said
+    assert [path.parent.name.partition("-")[0] for path in disk.rglob("*.tar")] == ["train"]
+    assert not list(store.iterdir())  # nothing was written where the disk had been
+    store.rmdir()
+    disk.rename(store)
+    assert ran(read_recipe(recipe.path), tmp_path / "run") == []
+    assert ran(read_recipe(recipe.path), tmp_path / "other") == []
+
+
 def test_a_full_store_is_named_and_nothing_half_written_counts(tmp_path: Path) -> None:
-    said, files = run_mounted(tmp_path, "-t tmpfs -o size=64k none")
+    said, files = run_mounted(recipe_in(tmp_path, f"file://{tmp_path}/store"), "-t tmpfs -o size=64k none")
     assert "could not be sent the finished stage train-" in said
     assert "No space left on device" in said
     assert "stages that are finished here are kept, and are sent then" in said
