@@ -11,6 +11,7 @@ import contextlib
 import math
 import operator
 import random
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
@@ -166,7 +167,10 @@ def fit(model: nn.Module, job: TrainingJob) -> Fitted:
     else:
         from lightning_fabric import Fabric  # seconds, where torchmetrics is installed
 
-        learn(trained, job, Fabric(accelerator="auto", devices=1, precision=job.schedule.precision))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The `srun` command")  # one process needs none
+            fabric = Fabric(accelerator="auto", devices=1, precision=job.schedule.precision)
+        learn(trained, job, fabric)
     job.progress(STEPS, STEPS, job.what)
     found = on_disk.reached(job.checkpoint)
     trained.cpu().load_state_dict(dict(found.best))

@@ -39,6 +39,13 @@ def test_training_learns_and_says_its_score(tmp_path: Path) -> None:
     assert len(fitted.scores) == 6
 
 
+def test_a_machine_with_slurm_warns_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "srun").write_text("#!/bin/sh")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert len(trained(tmp_path, Digits(), Schedule(epochs=1)).scores) == 1
+
+
 def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
     first = trained(tmp_path, Digits(), Schedule(epochs=2), "a")
     second = trained(tmp_path, Digits(), Schedule(epochs=2), "b")
