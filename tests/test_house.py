@@ -49,9 +49,9 @@ ARROWS = {
     "pipeline/quantization pipeline/training export/coding export/lint export/onnx_graph export/parity "
     "export/quantization targets/engines targets/machine targets/remote targets/runtimes targets/timing",
     "pipeline/report": "targets/engines targets/gate targets/timing",
-    "pipeline/runs": "pipeline/executors pipeline/importance pipeline/loggers pipeline/pruning "
-    "pipeline/quantization pipeline/report pipeline/stages pipeline/training pipeline/workloads "
-    "export/lint export/onnx_graph export/release "
+    "pipeline/runs": "pipeline/budget pipeline/executors pipeline/importance pipeline/loggers "
+    "pipeline/pruning pipeline/quantization pipeline/report pipeline/stages pipeline/training "
+    "pipeline/workloads export/lint export/onnx_graph export/release "
     "targets/machine targets/timing",
     "export": "export/lint export/onnx_graph export/parity export/quantization",
     "export/onnx_graph": "",
