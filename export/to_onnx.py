@@ -125,8 +125,14 @@ def _trace(
     batch = torch.export.Dim("batch")
     shapes = {name: {0: batch} for name in inputs}
     vars(module)["forward"] = flat
+    exported = functools.partial(torch.export.export, dynamic_shapes=shapes, strict=False)
     try:
-        program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+        try:
+            program = exported(module, args, kwargs)
+        except Exception:
+            if not _forgotten(module, args, kwargs):
+                raise
+            program = exported(module, args, kwargs)
     except ModelError:
         raise
     except Exception as error:  # torch.export does not wrap the errors of the user's code
@@ -147,6 +153,28 @@ def _trace(
     spec = program.call_spec.out_spec
     assert spec is not None
     return program, [*outputs_of(_pytree.tree_unflatten([torch.empty(0)] * spec.num_leaves, spec))]
+
+
+def _forgotten(module: nn.Module, args: Any, kwargs: Any) -> bool:
+    """Sets to None the attributes that a pass of one more sample changes: what is kept for a shape with its
+    batch is then computed again. Whether there are any."""
+    before = [(each, vars(each).copy()) for each in module.modules()]
+    with contextlib.suppress(Exception), torch.no_grad():  # whatever the user's code raises
+        args, kwargs = _pytree.tree_map(lambda x: torch.cat([x, x[:1]]), (args, kwargs))
+        module(*args, **kwargs)
+    changed = [
+        (each, name)
+        for each, then in before
+        for name, now in vars(each).items()
+        if now is not then.get(name) and _kept(now) != _kept(then.get(name))
+    ]
+    for each, name in changed:
+        vars(each)[name] = None
+    return bool(changed)
+
+
+def _kept(value: Any) -> Any:
+    return value.shape if isinstance(value, Tensor) else value
 
 
 def _reason(error: Exception) -> str:

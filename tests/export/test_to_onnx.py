@@ -326,3 +326,32 @@ def test_a_plain_export_holds_equal_layers_once(tmp_path: Path) -> None:
         to_onnx(Twins(), {"x": torch.rand(2, 48)}, tmp_path / "twins.onnx", simplify=simplify)
         shapes = [list(tensor.dims) for tensor in onnx.load(tmp_path / "twins.onnx").graph.initializer]
         assert sorted(shapes) == [[48], [48, 48]]
+
+
+class Remembering(nn.Module):
+    """Keeps what it made for the last shape, batch included, as detection heads do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.shape: Any = None
+        self.places: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shape != x.shape:
+            self.places = torch.arange(x.shape[3] - 2.0).expand(x.shape[0], 4, -1)[:, :, None]
+            self.shape = x.shape
+        made: Tensor = self.conv(x) + self.places
+        return made
+
+
+def test_a_cache_for_a_shape_that_an_earlier_pass_filled_fixes_no_batch(tmp_path: Path) -> None:
+    model, x = Remembering().eval(), torch.randn(2, 3, 6, 8)
+    model(x)
+    places = model.places
+    to_onnx(model, {"x": x}, tmp_path / "own.onnx")
+    assert model.places is places
+    five = torch.randn(5, 3, 6, 8)
+    (found,) = run(tmp_path / "own.onnx", {"x": five.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(five).numpy(), rtol=1e-5, atol=1e-5)
