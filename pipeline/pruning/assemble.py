@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,14 +27,14 @@ def grouped(tracing: Tracing, example: Example, batch: int | None, fingerprint: 
     """All groups of two or more units, in the order of the forward pass; and the axes that produce units of
     which some cannot be removed, with the first reason of each."""
     slots, notes, solution = tracing.slots, tracing.notes, tracing.solution
-    axes = _Axes(slots, solution)
+    axes = _Axes(slots.values(), solution)
     kinds = _Kinds(notes, solution)
     several = _alike(kinds.units, _signatures(axes, solution))
     table = torch.full((2, len(solution.of)), -1)  # by class: its group, and its number there
     for number, units in enumerate(several):
         table[0, units], table[1, units] = number, torch.arange(len(units))
     produced = _order([rows for rows, _ in notes.produced], solution)
-    slices = _slices(axes, notes, solution, produced, table)
+    slices = _slices([*slots], axes, notes, solution, produced, table)
     reads = _reads(notes, solution, table)
     groups: list[Group] = []
     classes: dict[str, Tensor] = {}
@@ -49,23 +50,40 @@ def grouped(tracing: Tracing, example: Example, batch: int | None, fingerprint: 
 
 
 class _Axes:
-    """All axes of all parameters as one vector: a question to all of them costs as much as to one."""
+    """Many axes as one vector: a question to all of them costs as much as to one."""
 
-    def __init__(self, slots: Slots, solution: Solution) -> None:
-        self.names = list(slots)
-        self.every = torch.cat([*slots.values(), torch.empty(0, dtype=torch.long)])
-        self.sizes = [len(vector) for vector in slots.values()]
-        self._of = torch.repeat_interleave(torch.tensor(self.sizes, dtype=torch.long))
-        self.units = [units for _, units in solution.units(solution.of[self.every])]
+    def __init__(self, vectors: Iterable[Tensor], solution: Solution) -> None:
+        vectors = [*vectors]
+        self.every = torch.cat([*vectors, torch.empty(0, dtype=torch.long)])
+        self.sizes = [len(vector) for vector in vectors]
+        self.of = torch.repeat_interleave(torch.tensor(self.sizes, dtype=torch.long))
+        self.units = [*solution.units(solution.of[self.every])]
 
     def least(self, values: Tensor) -> list[int]:
         """The smallest of some values in each axis."""
-        found = torch.full((len(self.sizes),), _NEVER)
-        _ = found.scatter_reduce_(0, self._of, values, "amin")
-        return found.tolist()
+        sizes = np.array(self.sizes, dtype=np.int64)
+        found, starts = np.full(len(sizes), _NEVER), np.cumsum(sizes) - sizes
+        if len(values):  # an empty axis has no element between two starts
+            found[sizes > 0] = np.minimum.reduceat(values.numpy(), starts[sizes > 0])
+        return [*map(int, found)]
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         return torch.split(values, self.sizes)
+
+    def by_group(self, table: Tensor) -> list[list[tuple[int, Tensor]]]:
+        """For each axis, by group in it, the number of the unit at each index, or -1."""
+        found: list[list[tuple[int, Tensor]]] = [[] for _ in self.sizes]
+        for _, every in self.units:
+            group, unit = torch.where(every >= 0, table[:, every.clamp_min(0)], -1)
+            bounds = zip(self.least(group), self.least(-group), strict=True)
+            pieces = zip(found, bounds, self.split(group), self.split(unit), strict=True)
+            for some, (low, high), groups, units in pieces:
+                if low == -high:
+                    some += [(low, units.clone())] if low >= 0 else []
+                else:
+                    numbers = torch.unique(groups).tolist()
+                    some += [(n, torch.where(groups == n, units, -1)) for n in numbers if n >= 0]
+        return found
 
 
 def _frozen(
@@ -75,7 +93,7 @@ def _frozen(
     stays[list(solution.causes)] = 0
     makes, fixed = axes.least(produced[axes.every]), axes.least(stays[solution.of[axes.every]])
     grouped = torch.zeros_like(axes.every, dtype=torch.bool)
-    for units in axes.units:
+    for _, units in axes.units:
         grouped |= (units >= 0) & (table[0, units.clamp_min(0)] >= 0)
     free = axes.least((~grouped).long())
     found = []
@@ -100,10 +118,12 @@ class _Kinds:
         self._by = torch.zeros(len(solution.of), dtype=torch.long)  # one bit per kind
         self._first = torch.zeros(len(solution.of), dtype=torch.long)
         count = 0
-        for rows, kind in notes.produced:
-            found = sorted(
-                solution.units(solution.of[rows]), key=lambda item: (len(torch.unique(item[1])), item[0])
-            )
+        rows = _Axes((rows for rows, _ in notes.produced), solution)
+        lives = [(path, rows.split(units), rows.least(-units)) for path, units in rows.units]
+        for number, (_, kind) in enumerate(notes.produced):
+            found = [(path, pieces[number]) for path, pieces, most in lives if most[number] <= 0]
+            if len(found) > 1:
+                found.sort(key=lambda item: (len(torch.unique(item[1])), item[0]))
             for path, units in found:  # the finest last: features of a head; blocks before it
                 own = kind if not path else _PART_KINDS.get(kind, (kind, kind))[path != found[-1][0]]
                 if own not in self.names:
@@ -128,11 +148,13 @@ class _Kinds:
 
 def _signatures(axes: _Axes, solution: Solution) -> Tensor:
     """By class, a number that is equal for units which occur in the same axes, in the same way."""
-    places = [units[units >= 0] for every in axes.units for units in axes.split(every)]
-    signature = torch.zeros(len(solution.of), dtype=torch.long)
-    marks = torch.randint(2**62, (len(places),), generator=torch.Generator().manual_seed(0))
-    for mark, units in zip(marks, places, strict=True):
-        signature[units] = signature[units] + mark  # once, however often it occurs there
+    count, sizes = len(solution.of), len(axes.sizes)
+    marks = torch.randint(2**62, (len(axes.units) * sizes,), generator=torch.Generator().manual_seed(0))
+    signature = torch.zeros(count, dtype=torch.long)
+    for number, (_, units) in enumerate(axes.units):
+        # Once in each axis, however often it occurs there.
+        places = torch.unique(((axes.of + number * sizes) * count + units)[units >= 0])
+        signature.index_add_(0, places % count, marks[places // count])
     return signature
 
 
@@ -146,44 +168,39 @@ def _alike(units: Tensor, signature: Tensor) -> list[Tensor]:
 
 
 def _slices(
-    axes: _Axes, notes: Notes, solution: Solution, produced: Tensor, table: Tensor
+    names: Sequence[tuple[str, int]],
+    axes: _Axes,
+    notes: Notes,
+    solution: Solution,
+    produced: Tensor,
+    table: Tensor,
 ) -> dict[int, list[Slice]]:
     """By group, its slices: producers first, in the order of the forward pass."""
     consumed = _order(notes.consumed, solution)
     makes, takes = axes.least(produced[axes.every]), axes.least(consumed[axes.every])
-    lives = list(zip(*(axes.split(units) for units in axes.units), strict=True))
+    found = axes.by_group(table)
     slices: dict[int, list[Slice]] = {}
-    for place in sorted(range(len(lives)), key=makes.__getitem__):
+    for place in sorted(range(len(names)), key=makes.__getitem__):
         role = "producer" if makes[place] < _NEVER else "consumer" if takes[place] < _NEVER else "affine"
-        for number, units in _by_group(lives[place], table):
-            slices.setdefault(number, []).append(Slice(*axes.names[place], units, role))
+        for number, units in found[place]:
+            slices.setdefault(number, []).append(Slice(*names[place], units, role))
     return slices
 
 
 def _reads(notes: Notes, solution: Solution, table: Tensor) -> dict[int, list[Read]]:
+    places = [
+        (node, axis, vector, len(value.shape))
+        for node, value in notes.reads.items()
+        for axis, vector in enumerate(value.axes)
+        if vector is not None
+    ]
+    found = _Axes((vector for _, _, vector, _ in places), solution).by_group(table)
     reads: dict[int, list[Read]] = {}
-    for node, value in notes.reads.items():
-        for axis, vector in enumerate(value.axes):
-            shape = [-1 if other == axis else 1 for other in range(len(value.shape))]
-            lives = () if vector is None else solution.units(solution.of[vector])
-            for number, units in _by_group((units for _, units in lives), table):
-                reads.setdefault(number, []).append(Read(node, units.reshape(shape)))
+    for (node, axis, _, rank), some in zip(places, found, strict=True):
+        shape = [-1 if other == axis else 1 for other in range(rank)]
+        for number, units in some:
+            reads.setdefault(number, []).append(Read(node, units.reshape(shape)))
     return reads
-
-
-def _by_group(lives: Iterable[Tensor], table: Tensor) -> list[tuple[int, Tensor]]:
-    """For an axis, by group in it, the number of the unit at each index, or -1."""
-    found = []
-    for units in lives:
-        group, unit = torch.where(units >= 0, table[:, units.clamp_min(0)], -1)
-        low, high = (int(bound) for bound in torch.aminmax(group))
-        numbers = [low] if low == high else torch.unique(group).tolist()
-        found += [
-            (number, unit if low == high else torch.where(group == number, unit, -1))
-            for number in numbers
-            if number >= 0
-        ]
-    return found
 
 
 def _order(vectors: Sequence[Tensor], solution: Solution) -> Tensor:

@@ -113,6 +113,7 @@ def compared(
     times: float = 1.0,
     most: float = _MOST,
     fill: float = _FILL,
+    careful: bool = True,
 ) -> Comparison:
     """Compares two computations in their own precision or, if they differ there, in double precision.
 
@@ -124,14 +125,16 @@ def compared(
         times: of the tolerance.
         most: the largest difference that may be rounding in double precision.
         fill: see `error_of`.
+        careful: without it a difference above the tolerance is never rounding, which costs nothing to say.
     """
     one, other = expected(Precision.OWN), found(Precision.OWN)
     error = relative_error(one, other, fill)
     if error <= times * tolerance(one):
         return Comparison(error, True)
-    if [getattr(value, "shape", None) for value in one] != [getattr(value, "shape", None) for value in other]:
+    shapes = [[getattr(value, "shape", None) for value in some] for some in (one, other)]
+    if not careful or shapes[0] != shapes[1]:
         return Comparison(error, False)
-    if error > _MOST and error > _SURELY * relative_error(one, expected(Precision.SHAKEN), fill):
+    if error > most and error > _SURELY * relative_error(one, expected(Precision.SHAKEN), fill):
         return Comparison(error, False)
     try:
         one, other = expected(Precision.DOUBLE), found(Precision.DOUBLE)

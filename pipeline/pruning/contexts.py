@@ -221,9 +221,16 @@ class Undropped(TorchFunctionMode):
         if name == "bernoulli" and isinstance(rate, float):
             drawn = args[0] if func.__name__.startswith("bernoulli_") else torch.empty_like(args[0])
             return drawn.fill_(rate)
-        place = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}.get(name, len(args))
+        place = _RATES.get(name, len(args))
+        if name in _RECURRENT and len(args) > 6:  # of a packed sequence the rate is one place later
+            place = 5 if isinstance(args[3], bool) else 6
         if place < len(args):
             args = (*args[:place], 0.0, *args[place + 1 :])
         elif "dropout_p" in kwargs:
             kwargs["dropout_p"] = 0.0
         return func(*args, **kwargs)
+
+
+_RATES = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}
+"""By function, the place of the dropout's rate."""
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")

@@ -2,8 +2,8 @@
 
 Operators that run only in training (an auxiliary head, a residual sum) couple units too. Capturing both modes
 is expensive, so it is done only if the called functions differ, which two passes over one sample show. Values
-do not matter: convolutions and linear layers, nearly all the work, return zeros of the right shape. Meta
-tensors would cost more: torch computes their shapes in Python.
+do not matter: convolutions and linear layers, nearly all the work, return zeros of the shape, norms their
+input. Meta tensors would cost more: torch computes their shapes in Python.
 """
 
 from __future__ import annotations
@@ -77,8 +77,14 @@ def _convolution(
     return one.new_zeros((*one.shape[:axis], len(weight), *one.shape[axis + 1 :]))
 
 
+def _same(function: Any, input: Tensor, *_: Any, **__: Any) -> Tensor:
+    return input
+
+
 _Stand = dict[Any, Callable[..., Tensor]]
-_FREE: _Stand = {F.linear: _linear} | dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution)
+_ALIKE = (F.batch_norm, F.layer_norm, F.group_norm, F.relu, F.relu6, F.gelu, F.silu, F.hardswish)
+_FREE: _Stand = {F.linear: _linear, **dict.fromkeys(_ALIKE, _same)}
+_FREE |= dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution)
 """By function of torch, a cheap substitute that returns zeros."""
 
 

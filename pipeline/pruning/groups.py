@@ -298,10 +298,11 @@ def planned(groups: Groups, removed: Mapping[str, tuple[int, ...]]) -> Plan:
     alive = groups.tracing.alive(removed)
     cut: dict[str, dict[int, tuple[int, ...]]] = {}
     shapes: dict[str, Shapes] = {}
+    seen: dict[tuple[int, ...], tuple[int, ...]] = {}  # many axes are cut alike
     for (name, axis), vector in groups.tracing.slots.items():
-        indices = (~alive[vector]).nonzero().reshape(-1).tolist()
+        indices = tuple((~alive[vector]).nonzero().reshape(-1).tolist())
         for alias in groups.tracing.aliases[name] if indices else ():
-            cut.setdefault(alias, {})[axis] = tuple(indices)
+            cut.setdefault(alias, {})[axis] = seen.setdefault(indices, indices)
             before = groups.tracing.shapes[name]
             after = list(shapes[alias].after if alias in shapes else before)
             after[axis] -= len(indices)

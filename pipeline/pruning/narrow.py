@@ -102,19 +102,19 @@ def holding(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iter
             tensors[name].data = value
 
 
-def masks(model: nn.Module, cut: Cut) -> dict[str, Tensor]:
+def masks(named: Mapping[str, Tensor], cut: Cut) -> dict[str, Tensor]:
     """Copies of the parameters that are cut, with removed indices at zero, for `holding`.
 
     Buffers stay: a variance of zero would be wrong.
     """
     found: dict[int, Tensor] = {}
-    named = [*model.named_parameters(remove_duplicate=False)]
-    for name, parameter in named:
-        if name in cut and id(parameter) not in found:
+    cut_ones = [(name, named[name]) for name in cut if isinstance(named[name], nn.Parameter)]
+    for name, parameter in cut_ones:
+        if id(parameter) not in found:
             value = found[id(parameter)] = parameter.detach().clone()
             for axis, indices in cut[name].items():
-                value.index_fill_(axis, torch.tensor(indices, device=value.device), 0)
-    return {name: found[id(one)] for name, one in named if id(one) in found}
+                value.index_fill_(axis, _numbers_of(tuple(indices)).to(value.device), 0)
+    return {name: found[id(one)] for name, one in cut_ones}
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -347,12 +347,19 @@ def without(tensor: Tensor, axes: Mapping[int, Sequence[int]]) -> Tensor:
     """A copy of a tensor without some of its indices, by axis."""
     value = tensor.detach()
     for axis, indices in axes.items():
-        kept = np.delete(np.arange(value.shape[axis]), indices)  # much faster than in torch
-        value = value.index_select(axis, torch.from_numpy(kept).to(value.device))
+        kept = _numbers_of(tuple(indices), value.shape[axis])
+        value = value.index_select(axis, kept.to(value.device))
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         value = value.contiguous(memory_format=torch.channels_last)
     value = value if axes else value.clone()
     return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+
+
+@functools.lru_cache(256)
+def _numbers_of(indices: tuple[int, ...], size: int = 0) -> Tensor:
+    """These indices, or of an axis of a size all others; many parameters are cut alike."""
+    removed = np.array(indices, dtype=np.int64)
+    return torch.from_numpy(np.delete(np.arange(size), removed) if size else removed)
 
 
 def _follow_shapes(module: nn.Module) -> None:

@@ -35,7 +35,7 @@ from .plan import Cut, fingerprint, parameters_left, record, together
 from .plan import Plan as Plan
 from .rebuild import other_network, rebuilt
 from .resize import Change, resized
-from .survivors import Recorder, check_traced
+from .survivors import Recorder, check_traced, check_values
 from .takes import follow
 from .trace import trace, tracing_of
 from .trial import Trial
@@ -68,6 +68,13 @@ def apply(
     model = unwrapped(model)
     if plan.dropped:
         return _shallower(model, plan, form)
+    return tried_out(model, plan, groups, example, form)[0]
+
+
+def tried_out(
+    model: nn.Module, plan: Plan, groups: Groups | None, example: Example | None = None, form: str = ""
+) -> tuple[nn.Module, Trial]:
+    """The same, with the trial that found it right."""
     if groups is None:
         if example is None:
             raise ModelError("Surgery needs a trace or an example.", "Call apply(model, plan, groups).")
@@ -75,7 +82,7 @@ def apply(
     _check_fits(model, plan, groups)
     trial, small, problem = _feasible(Trial(model, plan, groups), form)
     if small is not None:
-        return small
+        return small, trial
     if form == "module":
         cure = 'Leave out form="module".'
         raise ModelError(f"The network's own class cannot follow this plan: {problem}.", cure)
@@ -83,7 +90,7 @@ def apply(
     uncached = "without its cache (use_cache=False)" if configs_with_cache(model.modules()) else ""
     reason = "; ".join(part for part in (trial.plan.reason, problem, fixed, uncached) if part)
     plan = dataclasses.replace(trial.plan, form="graph", reason=reason)
-    return record(graph_form(model, plan.cut, groups, trial.tensors), plan, of=model)
+    return record(graph_form(model, plan.cut, groups, trial.tensors), plan, of=model), trial
 
 
 def _shallower(model: nn.Module, plan: Plan, form: str) -> nn.Module:
@@ -110,7 +117,7 @@ def _feasible(trial: Trial, form: str) -> tuple[Trial, nn.Module | None, str]:
         if trial is not asked:
             small, problem = trial.module()
     if small is None:
-        small = _module_form(trial, limit=math.inf if form == "module" else SPARED)
+        trial, small = _module_form(trial, limit=math.inf if form == "module" else SPARED)
     return trial, small, problem
 
 
@@ -207,6 +214,7 @@ def _without_unsound(trial: Trial) -> Trial:
         MismatchError: leaving out groups does not make it right.
         ModelError: the network has other values than when it was traced.
     """
+    check_values(trial.model, trial.groups)
     while error := trial.graph_problem:
         check_traced(trial.model, trial.groups)
         touching = _touching([error.node] if error.node else [], trial.plan, trial.groups)
@@ -217,8 +225,8 @@ def _without_unsound(trial: Trial) -> Trial:
     return trial
 
 
-def _module_form(trial: Trial, *, limit: float) -> nn.Module | None:
-    """The user's class for the part of the plan that its code can follow; None if that is too little.
+def _module_form(trial: Trial, *, limit: float) -> tuple[Trial, nn.Module | None]:
+    """The part of the plan that the user's class can follow, with that; or the plan, if it is too little.
 
     Groups whose widths the code contains are not pruned: those of one kind, or all; the smallest network that
     is right is returned.
@@ -237,10 +245,11 @@ def _module_form(trial: Trial, *, limit: float) -> nn.Module | None:
     most = limit * parameters_left(model, plan)
     for attempt in sorted(attempts, key=lambda one: parameters_left(model, one)):
         if parameters_left(model, attempt) <= most:
-            small, _ = trial.of(attempt).module()
+            part = trial.of(attempt)
+            small, _ = part.module()
             if small is not None:
-                return small
-    return None
+                return part, small
+    return trial, None
 
 
 def _without(plan: Plan, groups: Groups, names: Sequence[str], wrong_at: str = "") -> Plan:

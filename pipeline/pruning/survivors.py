@@ -159,11 +159,11 @@ def mismatch(
 _ALL_AGREE = "All layers agree with its graph: the forward code of the pruned module contains an old width."
 
 
-def check_traced(model: nn.Module, groups: Groups) -> None:
-    """Checks that a network has the values with which it was traced, and computes what its graph does.
+def check_values(model: nn.Module, groups: Groups) -> None:
+    """Checks that a network has the values with which it was traced.
 
     Raises:
-        ModelError: it has not, and the message names the first parameter that differs; or it does not.
+        ModelError: it has not; the message names the first parameter that differs.
     """
     for name, tensor in named_tensors(model):
         with contextlib.suppress(AttributeError):
@@ -173,6 +173,15 @@ def check_traced(model: nn.Module, groups: Groups) -> None:
                     f'This network is not the one that was traced: "{name}" has other values.',
                     "Trace the network with the weights to keep, and apply the plan with that trace.",
                 )
+
+
+def check_traced(model: nn.Module, groups: Groups) -> None:
+    """Checks that a network has the values with which it was traced, and computes what its graph does.
+
+    Raises:
+        ModelError: it has not, or does not.
+    """
+    check_values(model, groups)
     captured, inputs = Interpreter(groups.tracing.graph), inputs_of(model, groups.example)
     if not compared(partial(run, model, inputs), partial(run_graph, captured, inputs)).same:
         raise ModelError(

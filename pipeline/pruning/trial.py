@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from torch.fx import Graph, Node
 from ...export.opened import tensors_of
 from .calls import Tracked
 from .capture import first_samples, operator_name
-from .compare import Computation, Precision, compared, or_nothing, run, run_graph
+from .compare import Comparison, Computation, Precision, compared, or_nothing, run, run_graph
 from .contexts import first_line
 from .groups import Groups
 from .inputs import BATCH, Inputs, axes_of, inputs_of, is_image, tried, with_tensors
@@ -41,12 +43,19 @@ from .plan import Attributes, Plan, both, record, together
 from .resize import Change, resized
 from .survivors import MismatchError, Recorder, Survivors, mismatch, renormalised_by
 
+References = tuple[Computation, ...]
+
 
 class Trial:
-    """A plan and its results on a network; each is computed once, on demand."""
+    """A plan and its results on a network; each is computed once, on demand.
+
+    Attributes:
+        found: the difference of the outputs of the last module that was tried, and what was renormalised.
+    """
 
     def __init__(self, model: nn.Module, plan: Plan, groups: Groups) -> None:
         self.model, self.plan, self.groups = model, plan, groups
+        self.found: tuple[Comparison, tuple[str, ...]] | None = None
 
     def of(self, plan: Plan) -> Trial:
         """A trial of another plan for the same network, with the same values."""
@@ -98,63 +107,117 @@ class Trial:
         )
 
     @functools.cached_property
-    def expected(self) -> Computation:
-        """The expected outputs: the original's, with removed units at zero."""
-        return self._outputs(self.lively)
+    def changed(self) -> tuple[str, ...]:
+        """The reductions that are now over fewer units: there the masked original computes something else."""
+        return renormalised_by(self.groups, self.alive)
 
     @functools.cached_property
-    def own(self) -> Computation:
-        """The same with the network's own values."""
-        return self._outputs({}) if self.lively else self.expected
+    def named(self) -> dict[str, Tensor]:
+        return dict(named_tensors(self.model))
 
-    def _survivors(self, values: dict[str, Tensor]) -> Survivors:
+    @functools.cached_property
+    def masks(self) -> dict[str, Tensor]:
+        return masks(self.named, self.plan.cut)
+
+    def masked(self, inputs: Inputs, precision: Precision) -> list[Any]:
+        """The outputs of the original with removed units at zero."""
+        with holding(self.named, self.masks):
+            return run(self.model, inputs, precision)
+
+    def survivors(self, values: Mapping[str, Tensor]) -> Survivors:
+        """The second reference, with other values for some parameters."""
         return Survivors(self.groups.tracing, self.alive, self.resized[0], values)
 
-    def _outputs(self, values: dict[str, Tensor]) -> Computation:
-        return functools.cache(functools.partial(run_graph, self._survivors(values), self.inputs))
+    @functools.cached_property
+    def expected(self) -> References:
+        """The references with lively values."""
+        return self.references(self.inputs, self.lively)
+
+    @functools.cached_property
+    def own(self) -> References:
+        """The same with the network's own values."""
+        return self.references(self.inputs) if self.lively else self.expected
+
+    def references(self, inputs: Inputs, values: Mapping[str, Tensor] = MappingProxyType({})) -> References:
+        """The expected outputs: the masked original's, and the survivors' if that is another function."""
+
+        def masked(precision: Precision) -> list[Any]:
+            if not values:
+                return self.masked(inputs, precision)
+            with holding(self.named, {**values, **masks({**self.named, **values}, self.plan.cut)}):
+                return run(self.model, inputs, precision)
+
+        def survived(precision: Precision) -> list[Any]:
+            return run_graph(self.survivors(values or self.named), inputs, precision)
+
+        return tuple(map(functools.cache, (survived,) if self.changed else (masked, survived)))
+
+    def difference(
+        self, references: References, found: Computation, *, careful: bool = True
+    ) -> tuple[Comparison, tuple[str, ...]]:
+        """How far outputs are from the reference that fits them, and what that one renormalised."""
+        outcome, changed = compared(references[0], found, careful=careful), self.changed
+        for expected in references[1:] if not outcome.same else ():
+            outcome = compared(expected, found, careful=careful)
+            changed = ("an operator that maps zero to another value",)
+        return outcome, changed
 
     def module(self) -> tuple[nn.Module | None, str]:
-        """The user's class if it is right, possibly with attributes set; else what is wrong with it."""
+        """The user's class if it is right, possibly with attributes set; else what is wrong with it.
+
+        What only rounding could excuse is looked at closely where no other guess is right, nor the graph.
+        """
         known, *others = guessed_attributes(self.model, self.resized[1])
         # Those that forward does not read are set too where that is right.
         unread = unread_widths(self.model, self.groups.tracing, self.alive)
         guesses: list[Attributes] = [known, *others]
-        problem, seen = "", list[Attributes]()
         every = [*((guess, both(unread, guess)) for guess in guesses), *zip(guesses, guesses, strict=True)]
-        for guess, settled in every:
-            if settled in seen:
-                continue
-            seen.append(settled)
-            small, problem = self._narrowed(settled)
-            if small is not None and (wrong := self._elsewhere(small, settled, images=guess != known)):
-                small, problem = None, wrong
-                every += [(one, one) for one in without_each(settled)]  # one of them is another number
-            if small is not None:
-                reason = self.plan.reason or "its forward code follows the widths"
-                config = config_widths(self.model, small)
-                if config:
-                    set_attributes(small, {"": config})
-                    if self._problem(small, self.own):  # its forward reads them for something else
-                        small = narrowed(self.model, self.tensors, settled)
-                    else:
-                        settled = both({"": config}, settled)
-                if config is None:
-                    reason += "; its config cannot describe these widths: write it with save_pruned()"
-                if settled != known:
-                    reason += f", with changed attributes: {_listed(settled, known)}"
-                done = dataclasses.replace(self.plan, form="module", reason=reason, attributes=settled)
-                return record(small, done, of=self.model), ""
+        problem = ""
+        for self.careful in (False, True):
+            seen = list[Attributes]()
+            self.unsure: list[tuple[Attributes, Attributes]] = []
+            for guess, settled in every:
+                if settled in seen:
+                    continue
+                seen.append(settled)
+                small, problem = self._narrowed(guess, settled)
+                if small is not None and (wrong := self._elsewhere(small, settled, images=guess != known)):
+                    small, problem = None, wrong
+                    every += [(one, one) for one in without_each(settled)]  # one of them is another number
+                if small is not None:
+                    return self._described(small, settled, known), ""
+            every = self.unsure
+            if not every or (self.graph_difference.same and not self.graph_difference.rounding):
+                break  # the graph of the same computation is not rounded as much
         return None, problem
 
-    def _narrowed(self, attributes: Attributes) -> tuple[nn.Module | None, str]:
+    def _described(self, small: nn.Module, settled: Attributes, known: Attributes) -> nn.Module:
+        """The network with its plan and, where they describe it, the sizes of its configuration."""
+        reason = self.plan.reason or "its forward code follows the widths"
+        config = config_widths(self.model, small)
+        if config:
+            set_attributes(small, {"": config})
+            if self._problem(small, self.own):  # its forward reads them for something else
+                small = narrowed(self.model, self.tensors, settled)
+            else:
+                settled = both({"": config}, settled)
+        if config is None:
+            reason += "; its config cannot describe these widths: write it with save_pruned()"
+        if settled != known:
+            reason += f", with changed attributes: {_listed(settled, known)}"
+        done = dataclasses.replace(self.plan, form="module", reason=reason, attributes=settled)
+        return record(small, done, of=self.model)
+
+    def _narrowed(self, guess: Attributes, settled: Attributes) -> tuple[nn.Module | None, str]:
         """The user's class with these attributes, if it is right with lively values and with its own."""
-        small = narrowed(self.model, self.tensors, attributes)
+        small = narrowed(self.model, self.tensors, settled)
+        problem = ""
         if self.lively:
             with holding(self.tensors, self.tried()):
                 problem = self._problem(small, self.expected)
-            if problem:
-                return None, problem
-        problem = self._problem(small, self.own)
+        problem = problem or self._problem(small, self.own)
+        if problem and self.found is not None:
+            self.unsure.append((guess, settled))
         return None if problem else small, problem
 
     def _elsewhere(self, small: nn.Module, attributes: Attributes, *, images: bool) -> str:
@@ -169,14 +232,13 @@ class Trial:
         attributes = read_attributes(self.model, attributes)
         if not any(attributes.values()) or {*axes} <= {BATCH}:
             return ""
-        exact = not renormalised_by(graph, self.alive)
-        values = masks(self.model, self.plan.cut) if exact else {}
-
-        def wide(given: Inputs, precision: Precision) -> list[Any]:
-            with holding(dict(named_tensors(self.model)), values):
-                return run(self.model, given, precision)
+        exact = not self.changed
+        wide = self.masked if exact else functools.partial(run, self.model)
+        samples = [one.shape[1:] for one in tensors_of(inputs)]
 
         def outcome(tensors: list[Tensor]) -> str:
+            if [one.shape[1:] for one in tensors] == samples:
+                return "same"  # no attribute is a batch
             given = with_tensors(inputs, tensors)
             expected = functools.cache(or_nothing(functools.partial(wide, given)))
             found = functools.cache(or_nothing(functools.partial(run, small, given)))
@@ -197,19 +259,26 @@ class Trial:
     @functools.cached_property
     def graph_problem(self) -> MismatchError | None:
         """What is wrong with the graph of the narrower network, if anything is."""
-        tried = self.tensors | self.tried()
-        narrow = Recorder(self.groups.tracing.graph, self.resized[0], tried)
-        found = or_nothing(functools.partial(run_graph, narrow, self.inputs))
-        outcome = compared(self.expected, found)
-        reference = self._survivors(self.lively)
-        return None if outcome.same else mismatch(reference, tried, self.inputs, outcome.error)
+        outcome, values = self.graph_difference, self.tensors | self.tried()
+        reference = self.survivors(self.lively)
+        return None if outcome.same else mismatch(reference, values, self.inputs, outcome.error)
 
-    def _problem(self, small: nn.Module, expected: Computation) -> str:
-        expected(Precision.OWN)  # an error in it is not the narrow network's
+    @functools.cached_property
+    def graph_difference(self) -> Comparison:
+        narrow = Recorder(self.groups.tracing.graph, self.resized[0], self.tensors | self.tried())
+        found = or_nothing(functools.partial(run_graph, narrow, self.inputs))
+        return compared(self.expected[-1], found)
+
+    def _problem(self, small: nn.Module, references: References) -> str:
+        """What is wrong with its outputs; their difference is in `found`."""
+        found = functools.cache(functools.partial(run, small, self.inputs))
+        self.found = None
         try:
-            outcome = compared(expected, functools.partial(run, small, self.inputs))
+            found(Precision.OWN)
         except Exception as failure:  # the user's code, run with unexpected widths
             return f"its forward fails with the new widths: {first_line(failure)}"
+        outcome, changed = self.difference(references, found, careful=self.careful)
+        self.found = outcome, changed
         wrong = f"its forward runs with the new widths, but outputs are wrong by {outcome.error:.1e}"
         return "" if outcome.same else wrong
 
@@ -225,7 +294,8 @@ def _lively(parameter: Tensor, generator: torch.Generator) -> nn.Parameter | Non
     wanted = (parameter[0].numel() if parameter.dim() > 1 else 4) ** -0.5
     value = parameter.detach()
     sample = value.reshape(-1)[:: max(1, value.numel() // 1024)].double()
-    if float(sample.std(correction=0)) >= 0.5 * wanted:
+    # A vector is added or multiplied element by element: a twentieth shows which, far above the tolerance.
+    if float(sample.std(correction=0)) >= (0.5 * wanted if parameter.dim() > 1 else 0.05):
         return None
     drawn = float(sample.mean()) + wanted * torch.randn(value.shape, generator=generator)
     return nn.Parameter(drawn.to(parameter), parameter.requires_grad)

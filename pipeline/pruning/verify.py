@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -40,14 +41,14 @@ from .compare import (
 )
 from .contexts import Undropped, first_line, in_mode, seeded, uncollected
 from .graphnet import GraphNet
-from .groups import Groups, Tracing
+from .groups import Groups
 from .inputs import BATCH, UNKNOWN, Example, Inputs, axes_of, inputs_of, tried, with_tensors
-from .narrow import holding, limits, masks, named_tensors, read_attributes, without
+from .narrow import holding, limits, named_tensors, read_attributes, without
 from .plan import Plan, fingerprint, plan_of
 from .resize import resized
 from .saved import reloaded, repickled
-from .surgery import apply
-from .survivors import MismatchError, Survivors, check_traced, mismatch, renormalised_by
+from .surgery import tried_out
+from .survivors import MismatchError, Survivors, check_traced, mismatch
 from .trace import trace
 from .trial import Trial
 
@@ -130,9 +131,9 @@ def proven(model: nn.Module, plan: Plan, groups: Groups) -> tuple[nn.Module, Ver
     """
     model, form = unwrapped(model), ""
     while True:
-        small = apply(model, plan, groups, form=form)
+        small, trial = tried_out(model, plan, groups, form=form)
         try:
-            return small, Proof(model, small, plan_of(small) or plan, groups).wide()
+            return small, Proof(model, small, plan_of(small) or plan, groups, trial).wide()
         except MismatchError:
             if isinstance(small, GraphNet):
                 raise
@@ -157,65 +158,51 @@ class Proof:
     Args:
         plan: the plan by which `pruned` was made from `original`.
         groups: the trace of `original`.
+        trial: that in which `apply` compared the outputs of `pruned`, if it is what that has made.
     """
 
-    def __init__(self, original: nn.Module, pruned: nn.Module, plan: Plan, groups: Groups) -> None:
+    def __init__(
+        self, original: nn.Module, pruned: nn.Module, plan: Plan, groups: Groups, trial: Trial | None = None
+    ) -> None:
         self.original, self.pruned, self.plan, self.groups = original, pruned, plan, groups
-        graph, alive = groups.tracing.graph.graph, groups.tracing.alive(plan.removed)
+        self.trial, graph = trial or Trial(original, plan, groups), groups.tracing.graph.graph
+        vars(self.trial).pop("lively", None)  # as large as the network
         self.inputs = inputs_of(original, groups.example)
-        self.changed = renormalised_by(groups, alive)
         # What both take and is quickest to learn from. A batch norm needs several samples: in training, and
         # torch 2.13's gradient of one sample is wrong where what follows permutes it.
         self.several = any("batch_norm" in operator_name(node) for node in graph.nodes)
-        self.least = self.inputs if self.several else Trial(original, plan, groups).inputs
+        self.least = self.inputs if self.several else self.trial.inputs
         self.found: Computation = cache(partial(run, pruned, self.least))
-
-    @functools.cached_property
-    def masks(self) -> dict[str, Tensor]:
-        """The first reference, in place of the original's parameters."""
-        return masks(self.original, self.plan.cut)
-
-    @functools.cached_property
-    def tensors(self) -> dict[str, Tensor]:
-        return dict(named_tensors(self.original))
-
-    def _masked(self, inputs: Inputs, precision: Precision) -> list[Any]:
-        with holding(self.tensors, self.masks):
-            return run(self.original, inputs, precision)
 
     @functools.cached_property
     def survivors(self) -> Survivors:
         """The second reference, on the original's own tensors."""
-        tracing = self.groups.tracing
-        return self._living(tracing, tracing.alive(self.plan.removed))
+        return self.trial.survivors(self.trial.named)
 
     @functools.cached_property
     def open(self) -> Survivors:
         """The same from the graph with all axes open, if the graph form has it."""
         tracing = self.groups.captures.get((False, True))
         try:
-            return self._living(tracing, tracing.living(self.plan.cut)) if tracing else self.survivors
+            if tracing:
+                alive = tracing.living(self.plan.cut)
+                return Survivors(tracing, alive, resized(tracing, alive)[0], self.trial.named)
         except ModelError:  # it couples other units
-            return self.survivors
-
-    def _living(self, tracing: Tracing, alive: Tensor) -> Survivors:
-        return Survivors(tracing, alive, resized(tracing, alive)[0], self.tensors)
+            pass
+        return self.survivors
 
     @functools.cached_property
     def outputs(self) -> Verification:
-        """The outputs on the example, in eval mode."""
-        inputs, changed = self.inputs, self.changed
-        found = cache(or_nothing(partial(run, self.pruned, inputs)))
-        if not changed:
-            outcome = compared(partial(self._masked, inputs), found)
-            if outcome.same:
-                return Verification(outcome.error, rounding=outcome.rounding)
-            changed = ("an operator that maps zero to another value",)
-        outcome = compared(partial(run_graph, self.survivors, inputs), found)
+        """The outputs in eval mode: on the example, or as `apply` compared them."""
+        if not isinstance(self.pruned, GraphNet) and self.trial.found is not None:
+            outcome, changed = self.trial.found
+            return Verification(outcome.error, changed, outcome.rounding)
+        found = cache(or_nothing(partial(run, self.pruned, self.inputs)))
+        outcome, changed = self.trial.difference(self.trial.references(self.inputs), found)
         if outcome.same:
             return Verification(outcome.error, changed, outcome.rounding)
         check_traced(self.original, self.groups)
-        raise mismatch(self.survivors, dict(named_tensors(self.pruned)), inputs, outcome.error)
+        raise mismatch(self.survivors, dict(named_tensors(self.pruned)), self.inputs, outcome.error)
 
     def wide(self) -> Verification:
         """All comparisons of this class."""
@@ -235,22 +222,26 @@ class Proof:
         if functions and not exact:
             return None, f"gradients not compared: no graph has the backward of {functions}"
         call = self.original if exact else self._survived
+
+        @cache
+        def reference(training: bool) -> Computation:
+            return cache(partial(self._learned, self.original, call, training, masked=exact))
+
         for training in (True, False):
-            expected: Computation = cache(
-                partial(self._learned, self.original, call, training and exact, masked=exact)
-            )
+            expected = reference(training and exact)
+            found = cache(partial(self._learned, self.pruned, self.pruned, training))
+            compare = partial(compared, expected, times=_GRADIENTS, most=math.inf, fill=math.inf)
             try:
-                why = "" if exact or not training else self._other_in_training()
-                if not why:
-                    expected(Precision.OWN)
+                expected(Precision.OWN)
+                alike = exact or not training or self._alike(compare, found)
+                why = "" if alike else self._other_in_training()
             except Exception as error:  # the user's code may raise anything in training
                 why = first_line(error)
             if why:
                 problem = problem or f"training mode not compared: {why}"
                 continue
-            found = partial(self._learned, self.pruned, self.pruned, training)
             try:
-                outcome = compared(expected, found, times=_GRADIENTS, most=math.inf, fill=math.inf)
+                outcome = compare(found)
             except ModelError as error:
                 return None, error.what[0].lower() + error.what[1:].rstrip(".")
             except Exception:  # what its original can, it must
@@ -268,6 +259,11 @@ class Proof:
 
     def _survived(self, *args: Any, **named: Any) -> Any:
         return self.survivors.run(*tensors_of(Inputs(args, named)))
+
+    def _alike(self, compare: Callable[..., Comparison], found: Computation) -> bool:
+        """Whether the user's code computes in training what it should in eval: so does the original then."""
+        own = not self.several and not isinstance(self.pruned, GraphNet)
+        return own and compare(or_nothing(found), careful=False).same
 
     def _other_in_training(self) -> str:
         """Why the original computes something else in training; "" if it does not."""
@@ -300,7 +296,7 @@ class Proof:
         names = [name for name, one in self.original.named_parameters() if one.requires_grad]
         names = [name for name in names if name in owned]
         own = [*owned.values(), *tensors_of(self.least)]
-        held = holding(self.tensors, self.masks if masked else {})
+        held = holding(self.trial.named, self.trial.masks if masked else {})
         with held, in_mode(model, training=training), seeded(seed, own), Undropped():
             with exactly(own, model.buffers(), precision, grad=grad):
                 outputs = leaves_of(call(*self.least.args, **self.least.named))
@@ -344,7 +340,7 @@ class Proof:
     def _at(self, inputs: Inputs) -> str:
         """Whether the two compute the same for inputs of another size; "" if the original takes none."""
         exact = not self.outputs.function_changed_by
-        wide = self._masked if exact else partial(run, self.original)
+        wide = self.trial.masked if exact else partial(run, self.original)
         expected = cache(or_nothing(partial(wide, inputs)))
         survivors = cache(or_nothing(lambda precision: run_graph(self.open, inputs, precision)))
         samples = [[one.shape[1:] for one in tensors_of(given)] for given in (inputs, self.inputs)]
@@ -365,10 +361,11 @@ class Proof:
         outcome = compared(expected, found)
         if outcome.same:
             few = self.several and any(len(one) < 2 for one in tensors_of(inputs) if one.dim())
-            if not few and _elements(inputs) < _elements(self.least):
+            if not few and _elements(inputs) <= _elements(self.least):
                 graph = self.groups.tracing.graph.graph
                 self.least = first_samples(self.original, inputs, graph, 2)
-                self.found = cache(partial(run, self.pruned, self.least))
+                whole = _elements(self.least) == _elements(inputs)
+                self.found = found if whole else cache(partial(run, self.pruned, self.least))
             return "same"
         shapes = ", ".join(str(tuple(one.shape)) for one in tensors_of(inputs))
         raise self._wrong(f"at another size of its inputs, {shapes}", outcome.error)
