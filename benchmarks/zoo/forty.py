@@ -10,6 +10,7 @@ small. Those of ../shared/cases and of the other lists are left out. They need a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -222,3 +223,17 @@ FORTY: tuple[Shipped, ...] = (
         projection_dim=128,
     ),
 )
+
+
+def _flow(batch: int, generator: Generator) -> Inputs:
+    return {name: torch.rand(batch, 3, 128, 128, generator=generator) for name in ("image1", "image2")}
+
+
+ALSO: tuple[Shipped, ...] = (
+    dataclasses.replace(_vision("raft_small", "flow", (3, 128, 128)), draw=_flow),
+    _vision("s3d", "video", (3, 16, 224, 224)),
+    _segmentation("MAnet", "resnet34"),
+    _segmentation("Segformer", "mit_b0"),
+    *map(_yolo, ["yolo12n", "yolov5n", "yolov8n-seg", "yolov8n-pose"]),
+)
+"""Those of earlier trials that are in no other list."""

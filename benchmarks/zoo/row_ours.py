@@ -28,7 +28,7 @@ from torch.utils import _pytree as pytree
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.zoo.forty import FORTY
+from benchmarks.zoo.forty import ALSO, FORTY
 from benchmarks.zoo.further_networks import EVERY
 from benchmarks.zoo.measure import (
     batch_error,
@@ -49,8 +49,9 @@ from deadweight.pipeline.pruning.contexts import uncollected
 from deadweight.pipeline.pruning.groups import BLOCKS, Groups, choose
 from deadweight.pipeline.pruning.plan import Plan, plan_of
 from deadweight.pipeline.pruning.saved import load_pruned, save_pruned
-from deadweight.pipeline.pruning.surgery import apply
+from deadweight.pipeline.pruning.surgery import apply, tried_out
 from deadweight.pipeline.pruning.trace import trace
+from deadweight.pipeline.pruning.trial import Trial
 from deadweight.pipeline.pruning.verify import Proof, verify
 from deadweight.targets.errors import DeadweightError, ModelError
 
@@ -80,7 +81,7 @@ def row(network: Network, skipped: Collection[str] = ()) -> Row:
             traced, captures = time.process_time(), len(beside.seconds)
             scores = _drawn(groups, 3)
             plan = choose(groups, _channels(groups, scores), ratio=RATIO)
-            small = apply(model, plan, groups)
+            small, trial = tried_out(model, plan, groups)
             ended = time.process_time()
         if "memory" not in skipped:
             with exporting(memory=True) as again:  # the first of a process also loads what any network needs
@@ -108,7 +109,7 @@ def row(network: Network, skipped: Collection[str] = ()) -> Row:
         "frozen": reasons,
         "batch": groups.batch,
     }
-    pruned = Pruned(network, model, example, groups, scores, plan, small, _scale(here, there), found)
+    pruned = Pruned(network, model, example, groups, scores, plan, small, trial, _scale(here, there), found)
     for name in (one for one in CHECKS if one not in skipped):
         started = time.process_time()
         try:
@@ -136,6 +137,7 @@ class Pruned:
     scores: Mapping[str, Tensor]
     plan: Plan
     small: nn.Module
+    trial: Trial
     scale: float
     found: Row
     seen: Judged | None = None
@@ -200,11 +202,14 @@ class Pruned:
         return _onnx(self.small, self.example, self.found)
 
     def parts(self) -> dict[str, float]:
-        """The parts of a cut and of the wide proof, in forward passes, without torch.export's own time."""
+        """The parts of a cut and of the wide proof, in forward passes, without torch.export's own time.
+
+        As in `proven`, surgery has compared the outputs; `verify` does it alone.
+        """
         done = plan_of(self.small) or self.plan  # less may have gone than was asked
-        proof = Proof(self.model, self.small, done, self.groups)
+        proof = Proof(self.model, self.small, done, self.groups, self.trial)
         steps: dict[str, Callable[[], Any]] = {
-            "outputs": lambda: proof.outputs,
+            "outputs": lambda: Proof(self.model, self.small, done, self.groups).outputs,
             "sizes": proof.sizes,  # first: it finds the smallest inputs, as in `verify`
             "gradients": proof.gradients,
             "pickled": proof.pickled,
@@ -353,7 +358,7 @@ def _prunable(model: nn.Module, groups: Groups) -> int:
 
 def main() -> None:
     """Prints the row of the network that is named."""
-    network = next(one for one in (*EVERY, *FORTY) if one.name == sys.argv[1])
+    network = next(one for one in (*EVERY, *FORTY, *ALSO) if one.name == sys.argv[1])
     with contextlib.redirect_stdout(sys.stderr):
         found = row(network, sys.argv[2:])
     print(json.dumps(found))

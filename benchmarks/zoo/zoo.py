@@ -27,7 +27,7 @@ from rich.progress import Progress
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.common.record import Row, append, recorded
-from benchmarks.zoo.forty import FORTY
+from benchmarks.zoo.forty import ALSO, FORTY
 from benchmarks.zoo.further_networks import FURTHER, LARGE
 from benchmarks.zoo.networks import NETWORKS, UNSEEN, Network
 from benchmarks.zoo.table import tables
@@ -40,6 +40,7 @@ SCRIPTS = {"ours": "row_ours.py", "rival": "row_torch_pruning.py"}
 LISTS = {
     "unseen": (UNSEEN, "the networks kept for a forecast"),
     "further": (FURTHER, "those looked at afterwards"),
+    "also": (ALSO, "those of earlier trials"),
     "forty": (FORTY, "those of other libraries"),
     "large": (LARGE, "two large ones; leave out judged, second and heads_too"),
 }
