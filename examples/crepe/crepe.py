@@ -113,11 +113,11 @@ class Pitch:
     score_name = "within 50 cents"
     higher_is_better = True
     counts: Mapping[str, int] = {
-        "train": 8000,
-        "unlabelled": 4000,
-        "validation": 512,
+        "train": 4000,
+        "unlabelled": 2000,
+        "validation": 256,
         "calibration": 128,
-        "test": 2000,
+        "test": 1000,
     }
     widths: Sequence[int] = FULL
 
@@ -134,7 +134,7 @@ class Pitch:
         order = torch.arange(len(tensors["cents"]))
         if split == "train":
             order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
-        for index in torch.split(order, BATCH):
+        for index in torch.split(order, BATCH if split == "train" else 4 * BATCH):
             yield {name: tensor[index] for name, tensor in tensors.items()}
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:

@@ -1,15 +1,15 @@
 """CREPE's `full`, cut to the time of its authors' own small network `tiny`, against `tiny` tuned for as long.
 
-    python examples/crepe/duel.py --quick     about ten minutes on 2 cores
+    python examples/crepe/duel.py --quick     one seed, few steps
     python examples/crepe/duel.py             three seeds
-    python examples/crepe/duel.py --table     prints what was measured so far
+    python examples/crepe/duel.py --table     prints what was measured so far; --plot FILE.svg draws it
 
-`full` is cut three times, each time by the stage `budget`: to four times `tiny`'s measured latency, to twice,
-and to once; after each cut it is tuned for as many steps. The budget chooses the widths with the first seed;
-the other seeds cut to the same widths and tune in another order. Controls: `tiny` tuned for all steps
-together; random channels, cut to the same widths and tuned as often; these widths from scratch, for as
-many steps in all. All learn by the same frames and targets: the pitch of few instruments, and of more what
-`full` says. The test's instruments and noises are in no other split.
+`full` is cut three times, and tuned after each cut for as many steps: to four times `tiny`'s measured
+latency and to twice, at widths that the stage `budget` finds, and to `tiny`'s own widths, the narrowest that
+it tries. Controls: `tiny` tuned for all steps together; random channels, cut to the same widths and tuned as
+often; these widths from scratch, for as many steps in all. All learn by the same frames and targets: the
+pitch of few instruments, and of more what `full` says. The test's instruments and noises are in no other
+split.
 
 Rows are in runs/crepe/duel.jsonl, networks beside it; a row that is there is not measured again.
 """
@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from crepe import FULL, TINY, Crepe, Pitch, shipped
 
 from benchmarks.common.grid import Cell, found, in_turn, machine, markdown, missing_words
+from benchmarks.common.plot import write_svg
 from benchmarks.common.record import Row, recorded
-from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.importance import criteria
 from deadweight.pipeline.pruning.groups import choose
 from deadweight.pipeline.pruning.plan import plan_of
@@ -83,10 +83,10 @@ class Setting:
 
 
 RUNS = Path("runs")
-STAGE = Budget(speedup=2.0, criterion="weight_l2", networks=24, finalists=3, events=12, norms=2)
+STAGE = Budget(speedup=2.0, criterion="weight_l2", networks=16, finalists=2, events=12, norms=1)
 """Its speed-up is replaced."""
 WHOLE = Setting(RUNS / "crepe", Pitch.counts, (0, 1, 2), 1, STAGE)
-QUICK_COUNTS = {"train": 1500, "unlabelled": 500, "validation": 256, "calibration": 128, "test": 1000}
+QUICK_COUNTS = {**Pitch.counts, "train": 1500, "unlabelled": 500}
 QUICK = Setting(
     RUNS / "crepe-quick", QUICK_COUNTS, (0,), 1, replace(STAGE, networks=16, finalists=2, norms=1)
 )
@@ -104,6 +104,7 @@ def cells(setting: Setting) -> Iterator[Cell]:
         yield {"arm": "tiny tuned", "times": 1, "seed": seed}
         if seed == first:
             yield {"arm": "time", "seed": first}
+    for seed in setting.seeds:
         yield from ({"arm": arm, "times": t, "seed": seed} for arm in ("random", "scratch") for t in LEVELS)
 
 
@@ -126,7 +127,7 @@ def _work(setting: Setting, cell: Cell, model: Crepe, widths: Sequence[int]) -> 
     """A network as the original of a run of its own."""
     workload = Pitch()
     workload.counts, workload.widths = setting.counts, widths
-    place, seed = _place(setting, cell), cell["seed"]
+    place, seed = _place(setting, cell), cell.get("seed", 0)
     work = Work(workload, load_target("x86-cpu"), place, seed, networks=NetworkFiles())
     return work.with_model("original", model)
 
@@ -147,17 +148,20 @@ def _known(setting: Setting, cell: Cell) -> Row:
 
 
 def _widths(setting: Setting, cell: Cell) -> Row:
-    """The channels of the convolutions, by the stage budget."""
-    model, before = _before(setting, {**cell, "arm": "pruned"})
-    work = _work(setting, cell, model, before)
-    files = {"tiny": work.directory / "tiny.onnx", "before": work.directory / "before.onnx"}
-    for path, one in zip(files.values(), (shipped("tiny"), model), strict=True):
-        to_onnx(one, work.workload.example_inputs(), path)
-    measured = time_together(files, protocol=Protocol(events=12))
-    speedup = judge(measured["before"], measured["tiny"]).ratio / cell["times"]
+    """The channels of the convolutions; both budgets share the table, which is kept in one folder."""
+    if cell["times"] == 1:
+        return {"widths": list(TINY)}
+    work = _work(setting, {"folder": "budget"}, shipped("full"), FULL)
+    files = {name: _place(setting, {"arm": name, "seed": cell["seed"]}) / "FP32.onnx" for name in SHIPPED}
+    measured = time_together(files, protocol=Protocol(events=setting.budget.events))
+    speedup = judge(measured["full"], measured["tiny"]).ratio / cell["times"]
     made = replace(setting.budget, speedup=speedup)(work).model()
-    widths = [getattr(made, f"conv{at}").weight.shape[0] for at in range(1, 7)]
-    return {"before": list(before), "speedup": round(speedup, 3), "widths": widths}
+    before = FULL if cell["times"] == LEVELS[0] else _known(setting, {**cell, "times": LEVELS[0]})["widths"]
+    found_widths = [getattr(made, f"conv{at}").weight.shape[0] for at in range(1, 7)]
+    return {
+        "speedup": round(speedup, 3),
+        "widths": [min(pair) for pair in zip(before, found_widths, strict=True)],
+    }
 
 
 def _scores(setting: Setting, cell: Cell) -> Row:
@@ -300,6 +304,24 @@ def _ratio(times: Row, kind: str, name: str, precision: str) -> str:
     return "{:.2f} ({:.2f} to {:.2f})".format(*found_at) if found_at else ""
 
 
+def plot(setting: Setting, path: Path) -> None:
+    """Accuracy against time, FP32 and INT8; the means of the seeds."""
+    rows = recorded(setting.record)
+    of_tiny = found(rows, {"arm": "time"})[0]["of_tiny"]
+    series: dict[str, list[tuple[float, float]]] = {}
+    for arm in ("full", "tiny", "tiny tuned", "pruned", "random", "scratch"):
+        for kind in ("FP32", "INT8") if arm in ("tiny tuned", "pruned") else ("FP32",):
+            for times in LEVELS if arm in ("pruned", "random", "scratch") else ("",):
+                own = found(rows, {"arm": arm} | ({"times": times} if times else {}))
+                timed = f"pruned {times}" if times else arm.split()[0]
+                point = of_tiny[f"{timed} {kind}"][0], sum(row[kind] for row in own) / max(len(own), 1)
+                series.setdefault(f"{arm}, {kind}", []).extend([point] if own else [])
+    high = 1.2 * max(across for points in series.values() for across, _ in points)
+    shown = {name: points for name, points in series.items() if points}
+    words = {"x": "time / time of tiny in FP32", "y": "within 50 cents, %"}
+    write_svg(path, shown, **words, x_range=(0.5, high), y_range=(60, 100), log=True)
+
+
 def main() -> None:
     """Measures what is missing, and prints the table."""
     parser = argparse.ArgumentParser(
@@ -307,10 +329,13 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     setting = QUICK if given.quick else WHOLE
-    if not given.table:
+    if not given.table and not given.plot:
         in_turn(list(cells(setting)), partial(measure, setting), setting.record)
+    if given.plot:
+        plot(setting, given.plot)
     print(table(setting))
 
 
