@@ -144,6 +144,8 @@ def test_the_duels_table_has_the_lead_over_tiny_tuned_with_its_interval(tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("example", ["crepe", "signs", "steering"])
 def test_the_smallest_setting_of_an_example_runs_to_its_report(example: str, tmp_path: Path) -> None:
+    if example == "crepe":
+        weights("tiny")
     recipe = EXAMPLES / example / "quick.toml"
     command = [sys.executable, "-m", "deadweight", "run", str(recipe), "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

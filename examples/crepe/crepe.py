@@ -157,10 +157,10 @@ class Pitch:
 
 
 class Quick(Pitch):
-    """The size of `tiny`, few frames, and no teacher: to see the stages work, without a download."""
+    """`tiny`, few frames, and no teacher: to see the stages work."""
 
     counts: Mapping[str, int] = {
-        "train": 2000,
+        "train": 1000,
         "unlabelled": 0,
         "validation": 256,
         "calibration": 64,

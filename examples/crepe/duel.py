@@ -319,7 +319,7 @@ def plot(setting: Setting, path: Path) -> None:
     high = 1.2 * max(across for points in series.values() for across, _ in points)
     shown = {name: points for name, points in series.items() if points}
     words = {"x": "time / time of tiny in FP32", "y": "within 50 cents, %"}
-    write_svg(path, shown, **words, x_range=(0.5, high), y_range=(60, 100), log=True)
+    write_svg(path, shown, **words, x_range=(0.5, high), y_range=(0, 100), log=True)
 
 
 def main() -> None:
