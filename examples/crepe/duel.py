@@ -5,11 +5,11 @@
     python examples/crepe/duel.py --table     prints what was measured so far; --plot FILE.svg draws it
 
 `full` is cut three times, and tuned after each cut for as many steps: to four times `tiny`'s measured
-latency and to twice, at widths that the stage `budget` finds, and to `tiny`'s own widths, the narrowest that
-it tries. Controls: `tiny` tuned for all steps together; random channels, cut to the same widths and tuned as
-often; these widths from scratch, for as many steps in all. All learn by the same frames and targets: the
-pitch of few instruments, and of more what `full` says. The test's instruments and noises are in no other
-split.
+latency and to twice, at widths that the stage `budget` finds, and to `tiny`'s own widths, the narrowest
+that it tries. Controls: `tiny` tuned for as many steps in all; random channels, cut to the same widths and
+tuned as often; these widths from scratch, for as many steps in all. All learn by the same frames and
+targets: the pitch of few instruments, and of more what `full` says. The test's instruments and noises are
+in no other split.
 
 Rows are in runs/crepe/duel.jsonl, networks beside it; a row that is there is not measured again.
 """
@@ -101,7 +101,7 @@ def cells(setting: Setting) -> Iterator[Cell]:
             if seed == first:
                 yield {"arm": "widths", "times": times, "seed": first}
             yield {"arm": "pruned", "times": times, "seed": seed}
-        yield {"arm": "tiny tuned", "times": 1, "seed": seed}
+        yield from ({"arm": "tiny tuned", "times": times, "seed": seed} for times in LEVELS)
         if seed == first:
             yield {"arm": "time", "seed": first}
     for seed in setting.seeds:
@@ -172,7 +172,7 @@ def _scores(setting: Setting, cell: Cell) -> Row:
         epochs = 0
     elif arm == "tiny tuned":
         work = _work(setting, cell, shipped("tiny"), TINY)
-        epochs *= len(LEVELS)
+        epochs *= 1 + LEVELS.index(cell["times"])
     else:
         widths = _known(setting, {"arm": "widths", "times": cell["times"]})["widths"]
         if arm == "scratch":
@@ -252,9 +252,13 @@ def table(setting: Setting) -> str:
     """One line a network; intervals of accuracy are over the seeds, those of times over the events."""
     rows = recorded(setting.record)
     times: Row = next(iter(found(rows, {"arm": "time"})), {})
-    arms: list[Cell] = [{"arm": "full"}, {"arm": "tiny"}, {"arm": "tiny tuned", "times": 1}]
-    arms += [{"arm": arm, "times": at} for arm in ("pruned", "random", "scratch") for at in LEVELS]
-    rivals = {row["cell"]["seed"]: row for row in found(rows, {"arm": "tiny tuned"})}
+    arms: list[Cell] = [{"arm": "full"}, {"arm": "tiny"}]
+    arms += [
+        {"arm": arm, "times": at} for arm in ("tiny tuned", "pruned", "random", "scratch") for at in LEVELS
+    ]
+    rivals = {
+        (row["cell"]["times"], row["cell"]["seed"]): row["FP32"] for row in found(rows, {"arm": "tiny tuned"})
+    }
     lines = []
     for cell in arms:
         own = found(rows, cell)
@@ -262,24 +266,22 @@ def table(setting: Setting) -> str:
             continue
         timed = cell["arm"] if cell["arm"] in SHIPPED else f"pruned {cell['times']}"
         timed = "tiny" if cell["arm"] == "tiny tuned" else timed
-        apart = [
-            row["FP32"] - rivals[row["cell"]["seed"]]["FP32"]
-            for row in own
-            if row["cell"]["seed"] in rivals and cell["arm"] != "tiny tuned"
-        ]
+        key = [(row["cell"].get("times", LEVELS[-1]), row["cell"]["seed"]) for row in own]
+        apart = [row["FP32"] - rivals[at] for row, at in zip(own, key, strict=True) if at in rivals]
+        name = f"{cell['arm']}, {cell['times']} x" if "times" in cell else cell["arm"]
         lines.append(
             [
-                cell["arm"] if timed in SHIPPED else f"{cell['arm']}, {cell['times']} x",
+                f"tiny tuned, as long as {cell['times']} x" if cell["arm"] == "tiny tuned" else name,
                 *(_ratio(times, "of_tiny", timed, kind) for kind in ("FP32", "INT8")),
                 *(_ratio(times, "speedup", timed, kind) for kind in ("FP32", "INT8")),
                 *(_mean([row[kind] for row in own]) for kind in ("raw", "FP32", "INT8")),
-                _mean(apart, sign=True),
+                "" if cell["arm"] == "tiny tuned" else _mean(apart, sign=True),
                 " / ".join(f"{own[0]['bytes'][kind] / 1e6:.2f}" for kind in ("FP32", "INT8")),
                 str(own[0]["steps"]),
             ]
         )
     head = ["network", "time / tiny", "INT8", "times as fast as full", "INT8", "untuned", "FP32", "INT8"]
-    head += ["FP32, less tiny tuned", "MB, FP32 / INT8", "steps"]
+    head += ["FP32, less tiny tuned", "MB, FP32 / INT8", "steps after the last cut"]
     chosen = "; ".join(
         f"{row['cell']['times']} x {'-'.join(map(str, row['widths']))}"
         for row in found(rows, {"arm": "widths"})
@@ -318,8 +320,15 @@ def plot(setting: Setting, path: Path) -> None:
                 series.setdefault(f"{arm}, {kind}", []).extend([point] if own else [])
     high = 1.2 * max(across for points in series.values() for across, _ in points)
     shown = {name: points for name, points in series.items() if points}
-    words = {"x": "time / time of tiny in FP32", "y": "within 50 cents, %"}
-    write_svg(path, shown, **words, x_range=(0.5, high), y_range=(0, 100), log=True)
+    write_svg(
+        path,
+        shown,
+        x="time / time of tiny in FP32",
+        y="within 50 cents, %",
+        x_range=(0.5, high),
+        y_range=(0, 100),
+        log=True,
+    )
 
 
 def main() -> None:
