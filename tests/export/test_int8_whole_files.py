@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from support.cpu import exact_int8
 from support.onnx_files import numbers, op, write_network
 
 from deadweight.export.int8 import Int8, to_int8
@@ -190,6 +191,7 @@ def test_a_random_draw_is_judged_at_what_it_is_added_to(tmp_path: Path) -> None:
     assert made.samples.by_row
 
 
+@exact_int8
 def test_a_batch_norm_in_training_mode_is_not_folded(tmp_path: Path) -> None:
     norm = op("BatchNormalization", ["h", "g", "b", "m", "v"], ["n", "m2", "v2"], training_mode=1)
     nodes = [op("Conv", ["x", "w0"], ["h"]), norm, op("Conv", ["n", "w1"], ["y"])]

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from support.cpu import exact_int8
 from support.int8_files import calibrate, compare_files, float_kernels, optimized, to_qdq
 from support.onnx_files import numbers, op, write_network
 from torch import nn
@@ -95,6 +96,7 @@ def test_what_has_no_int8_kernel_on_x86_stays_in_float_and_is_named(net: Nets, t
     assert float_kernels(tmp_path / "q.onnx") == ["up/ConvTranspose"]
 
 
+@exact_int8
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("dialect", ["tensorrt", "x86"])
 def test_outputs_stay_close_and_keep_their_names_and_shapes(
@@ -122,6 +124,7 @@ def test_int8_weights_make_the_file_a_quarter(tmp_path: Path) -> None:
         assert 3.8 < count(tmp_path / "f.onnx").file_bytes / count(tmp_path / "q.onnx").file_bytes < 4.0
 
 
+@exact_int8
 @pytest.mark.parametrize("dialect", ["tensorrt", "x86"])
 def test_a_trained_network_keeps_its_accuracy(digits: Any, tmp_path: Path, dialect: Any) -> None:
     to_qdq(digits.net.path, digits.net.ranges, tmp_path / "q.onnx", dialect=dialect)
