@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from support import nets, sequence_nets
+from support.cpu import exact_int8
 from torch import Tensor, nn
 
 from deadweight.export.onnx_graph.graph import OnnxModel, load
@@ -86,6 +87,7 @@ def test_the_trained_graph_and_the_file_round_the_same_tensors_for_the_same_read
     assert rounded == set(file.tensors)
 
 
+@exact_int8
 @pytest.mark.parametrize("dialect", ["tensorrt", "x86"])
 @pytest.mark.parametrize("name", NETS)
 def test_a_trained_graph_computes_what_its_file_does_and_the_float_graph_what_the_module_did(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.cpu import exact_int8
 from support.digits import Digits
 from support.workloads import trained
 from torch import Tensor, nn
@@ -61,6 +62,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     return work_of(tmp_path_factory.mktemp("work"))
 
 
+@exact_int8
 def test_the_layer_that_int8_breaks_is_the_most_sensitive_by_both_measures(work: Work) -> None:
     trials = Trials.of(work)
     candidate = first(trials, "minmax")
