@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.cpu import exact_int8
 from support.digits import Digits
 from support.workloads import trained
 from torch import Tensor
@@ -36,6 +37,7 @@ def work(exported: Work, tmp_path: Path) -> Work:
     return dataclasses.replace(exported, directory=tmp_path)
 
 
+@exact_int8
 @pytest.mark.parametrize(("target", "integers"), [("x86-cpu", "uint8"), ("orin-nano-8gb", "int8")])
 def test_the_file_is_in_the_dialect_of_the_target_and_scores_as_the_trained_graph_does(
     work: Work, target: str, integers: str
