@@ -29,7 +29,7 @@ _SURE, _LEAST = 0.99, 0.02
 
 
 def ratios_of(clocks: Mapping[str, Together], timed: Callable[[Together], Measured]) -> list[BoardRatio]:
-    """Each board against the first, by the same files on all of them; nothing of a single one.
+    """Each board against the first, by the same files on all of them.
 
     Args:
         timed: times the files of the A/A by a clock, the whole network too.
@@ -38,8 +38,6 @@ def ratios_of(clocks: Mapping[str, Together], timed: Callable[[Together], Measur
         RecipeError: two boards are not in the same state: runtime, precision, clocks, power mode.
         MeasurementError: layers are slower by unlike factors, by more than the noise explains.
     """
-    if len(clocks) == 1:
-        return []
     rounds = [[timed(clock) for clock in clocks.values()] for _ in range(ROUNDS)]
     for measured in (one for each in rounds for one in each):
         check_valid(measured)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,18 +68,25 @@ def best_plans(
                     break
                 scale *= min(0.999 / ratio, 1.1)
         except (OutOfReachError, OutOfTimeError) as error:
-            if not unlike and isinstance(error, OutOfReachError):
-                raise _out_of_reach(latency, limit, more, solver_s) from error
-            if not unlike:
+            late = isinstance(error, OutOfTimeError)
+            if unlike:
+                return found if found or late else _fastest(latency, more, unlike, solver_s)
+            if late:
                 raise
-            if found or isinstance(error, OutOfTimeError):
-                return found
-            with contextlib.suppress(OutOfReachError, OutOfTimeError):  # the fastest may keep it all the same
-                least = solve(table.levels, seconds, more, unlike=unlike, time_limit_s=solver_s)
-                return [dict(least.widths)]
-            return []
+            raise _out_of_reach(latency, limit, more, solver_s) from error
         found.append(widths)
     return found
+
+
+def _fastest(
+    latency: Latency, more: Limits, unlike: Sequence[Widths], solver_s: float
+) -> list[dict[str, int]]:
+    """The fastest plan unlike some, which may keep a budget against the prediction; none if there is none."""
+    try:
+        levels = latency.table.levels
+        return [dict(solve(levels, latency.sum(), more, unlike=unlike, time_limit_s=solver_s).widths)]
+    except (OutOfReachError, OutOfTimeError):
+        return []
 
 
 def _out_of_reach(latency: Latency, limit: float, more: Limits, solver_s: float) -> OutOfReachError:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ...export.onnx_graph.resize import Widths
 from ...targets.errors import WorkloadError, users_code
-from ..pruning.factors import relaid
-from ..pruning.plan import Plan, fingerprint, plan_of, record
+from ..pruning.factors import relaid, relaying
+from ..pruning.plan import record
 from ..workload import Workload, example_batch
 from .grids import Network
 
@@ -52,10 +52,7 @@ def resolutions_of(workload: Workload) -> list[tuple[int, int]]:
 
 def at_resolution(model: nn.Module, size: Sequence[int]) -> nn.Module:
     """The network with its images resized first, to this height and width in pixels; its plan has them."""
-    before = plan_of(model)
-    widths = dict(before.widths) if before else {}
-    reason = f"images are resized to {size[0]} x {size[1]} first"
-    plan = Plan(fingerprint(model), widths=widths, form="layers", reason=reason, resized=tuple(size))
+    plan = relaying(model, f"images are resized to {size[0]} x {size[1]} first", resized=tuple(size))
     return record(relaid(model, plan), plan, of=model)
 
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from ...targets.errors import ModelError, meant
 from ...targets.target import Target
 from ..pruning.compare import relative_error, run, tolerance
-from ..pruning.factors import NAMES, composed, cut, most_ranks, relaid, why_not
+from ..pruning.factors import NAMES, composed, cut, most_ranks, relaid, relaying, why_not
 from ..pruning.graphnet import GraphNet
 from ..pruning.narrow import copied_module
-from ..pruning.plan import Factors, Plan, Width, fingerprint, plan_of, record
+from ..pruning.plan import Factors, Width, plan_of, record
 from .rank_selection import Candidate, Choice
 
 Convolution = Literal["spatial", "channel", "tucker"]
@@ -92,15 +92,12 @@ def factorized(
 ) -> nn.Module:
     """A copy of the network with these layers factorized, by its plan; a ModelError if one cannot be."""
     factors = {name: Factors(candidates[name].method, choice.ranks) for name, choice in chosen.items()}
-    before = plan_of(model)
-    widths = dict(before.widths) if before else {}
+    widths = dict[str, Width]()
     for name, one in factors.items():
         most = most_ranks(one.method, tuple(model.get_submodule(name).get_parameter("weight").shape))
         for place, (top, rank) in enumerate(zip(most, one.ranks, strict=True)):
             widths[f"{name}.{NAMES[len(most) + 1][place]}"] = Width("rank", top, rank)
-    plan = Plan(
-        fingerprint(model), widths=widths, form="layers", reason="layers of low rank", factors=factors
-    )
+    plan = relaying(model, "layers of low rank", widths=widths, factors=factors)
     thin = relaid(model, plan)
     with torch.no_grad():
         for name, one in factors.items():

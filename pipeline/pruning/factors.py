@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...targets.errors import ModelError
 from .inputs import Resizing
 from .narrow import copied_module
-from .plan import Factors, Plan
+from .plan import Factors, Plan, Width, fingerprint, plan_of
 
 Parts = tuple[Tensor, ...]
 """The weights of low-rank layers in the order in which they run: [outputs, inputs, ...] each."""
@@ -155,6 +155,28 @@ def most_ranks(method: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     if method == "tucker":
         return (min(inputs, outputs * taps), min(outputs, inputs * taps))
     return (min(outputs, inputs * taps),)
+
+
+def relaying(
+    model: nn.Module,
+    reason: str,
+    *,
+    widths: Mapping[str, Width] = {},
+    factors: Mapping[str, Factors] = {},
+    ties: tuple[tuple[str, ...], ...] = (),
+    resized: tuple[int, ...] = (),
+) -> Plan:
+    """A plan of the form "layers" for a network: its widths are those of the plan before, and these."""
+    before = plan_of(model)
+    return Plan(
+        fingerprint(model),
+        widths={**(before.widths if before else {}), **widths},
+        form="layers",
+        reason=reason,
+        factors=dict(factors),
+        ties=ties,
+        resized=resized,
+    )
 
 
 def relaid(model: nn.Module, plan: Plan) -> nn.Module:

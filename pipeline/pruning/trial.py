@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -138,7 +137,7 @@ class Trial:
         """The same with the network's own values."""
         return self.references(self.inputs) if self.lively else self.expected
 
-    def references(self, inputs: Inputs, values: Mapping[str, Tensor] = MappingProxyType({})) -> References:
+    def references(self, inputs: Inputs, values: Mapping[str, Tensor] = {}) -> References:
         """The expected outputs: the masked original's, and the survivors' if that is another function."""
 
         def masked(precision: Precision) -> list[Any]:
@@ -173,31 +172,34 @@ class Trial:
         guesses: list[Attributes] = [known, *others]
         every = [*((guess, both(unread, guess)) for guess in guesses), *zip(guesses, guesses, strict=True)]
         problem = ""
-        for self.careful in (False, True):
-            seen = list[Attributes]()
-            self.unsure: list[tuple[Attributes, Attributes]] = []
+        for careful in (False, True):
+            seen, unsure = list[Attributes](), list[tuple[Attributes, Attributes]]()
             for guess, settled in every:
                 if settled in seen:
                     continue
                 seen.append(settled)
-                small, problem = self._narrowed(guess, settled)
+                small, problem = self._narrowed(settled, careful=careful)
+                if small is None and self.found is not None:
+                    unsure.append((guess, settled))
                 if small is not None and (wrong := self._elsewhere(small, settled, images=guess != known)):
                     small, problem = None, wrong
                     every += [(one, one) for one in without_each(settled)]  # one of them is another number
                 if small is not None:
-                    return self._described(small, settled, known), ""
-            every = self.unsure
+                    return self._described(small, settled, known, careful=careful), ""
+            every = unsure
             if not every or (self.graph_difference.same and not self.graph_difference.rounding):
                 break  # the graph of the same computation is not rounded as much
         return None, problem
 
-    def _described(self, small: nn.Module, settled: Attributes, known: Attributes) -> nn.Module:
+    def _described(
+        self, small: nn.Module, settled: Attributes, known: Attributes, *, careful: bool
+    ) -> nn.Module:
         """The network with its plan and, where they describe it, the sizes of its configuration."""
         reason = self.plan.reason or "its forward code follows the widths"
         config = config_widths(self.model, small)
         if config:
             set_attributes(small, {"": config})
-            if self._problem(small, self.own):  # its forward reads them for something else
+            if self._problem(small, self.own, careful=careful):  # its forward reads them for something else
                 small = narrowed(self.model, self.tensors, settled)
             else:
                 settled = both({"": config}, settled)
@@ -208,16 +210,14 @@ class Trial:
         done = dataclasses.replace(self.plan, form="module", reason=reason, attributes=settled)
         return record(small, done, of=self.model)
 
-    def _narrowed(self, guess: Attributes, settled: Attributes) -> tuple[nn.Module | None, str]:
+    def _narrowed(self, settled: Attributes, *, careful: bool) -> tuple[nn.Module | None, str]:
         """The user's class with these attributes, if it is right with lively values and with its own."""
         small = narrowed(self.model, self.tensors, settled)
         problem = ""
         if self.lively:
             with holding(self.tensors, self.tried()):
-                problem = self._problem(small, self.expected)
-        problem = problem or self._problem(small, self.own)
-        if problem and self.found is not None:
-            self.unsure.append((guess, settled))
+                problem = self._problem(small, self.expected, careful=careful)
+        problem = problem or self._problem(small, self.own, careful=careful)
         return None if problem else small, problem
 
     def _elsewhere(self, small: nn.Module, attributes: Attributes, *, images: bool) -> str:
@@ -269,7 +269,7 @@ class Trial:
         found = or_nothing(functools.partial(run_graph, narrow, self.inputs))
         return compared(self.expected[-1], found)
 
-    def _problem(self, small: nn.Module, references: References) -> str:
+    def _problem(self, small: nn.Module, references: References, *, careful: bool) -> str:
         """What is wrong with its outputs; their difference is in `found`."""
         found = functools.cache(functools.partial(run, small, self.inputs))
         self.found = None
@@ -277,7 +277,7 @@ class Trial:
             found(Precision.OWN)
         except Exception as failure:  # the user's code, run with unexpected widths
             return f"its forward fails with the new widths: {first_line(failure)}"
-        outcome, changed = self.difference(references, found, careful=self.careful)
+        outcome, changed = self.difference(references, found, careful=careful)
         self.found = outcome, changed
         wrong = f"its forward runs with the new widths, but outputs are wrong by {outcome.error:.1e}"
         return "" if outcome.same else wrong

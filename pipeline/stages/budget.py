@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -325,13 +326,11 @@ class _Search:
             )
 
     def _network(self, levels: Levels, example: Mapping[str, Tensor]) -> Network:
-        def of(after: Callable[[nn.Module], nn.Module]) -> Network:
-            seed, target = self.work.seed, self.work.target
-            return of_module(self.model, self.groups, levels, example, seed=seed, target=target, after=after)
-
+        work = self.work
+        of = partial(of_module, self.model, self.groups, levels, example, seed=work.seed, target=work.target)
         if "resolution" not in self.asked.choose:
-            return of(lambda cut: cut)
-        network, self.sizes = with_resolutions(of, self.model, self.work.workload)
+            return of()
+        network, self.sizes = with_resolutions(lambda after: of(after=after), self.model, work.workload)
         return network
 
     def _bytes(self, table: SegmentTable, whole: Path, file_bytes: int) -> list[tuple[Sum, float]]:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ...targets.errors import ModelError, RecipeError, meant
-from ..pruning.factors import relaid
+from ..pruning.factors import relaid, relaying
 from ..pruning.narrow import elements_of
-from ..pruning.plan import Plan, fingerprint, plan_of, record
+from ..pruning.plan import plan_of, record
 from ..work import Work
 
 Ties = tuple[tuple[str, ...], ...]
@@ -73,9 +73,7 @@ def tied(model: nn.Module, ties: Ties) -> nn.Module:
     Raises:
         ModelError: a parameter does not exist, or the shapes differ.
     """
-    before = plan_of(model)
-    widths = dict(before.widths) if before else {}
-    plan = Plan(fingerprint(model), widths=widths, form="layers", reason="tied parameters", ties=ties)
+    plan = relaying(model, "tied parameters", ties=ties)
     made = relaid(model, plan)
     with torch.no_grad():
         for names in ties:
