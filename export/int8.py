@@ -37,7 +37,7 @@ from .quantization.fp16 import to_half
 from .quantization.histogram import METHODS, Method
 from .quantization.placement import rules_of
 from .quantization.samples import AT_ONCE, Samples
-from .quantization.to_qdq import Placed, Quantized, to_qdq
+from .quantization.to_qdq import Placed, Quantized, saturation, to_qdq
 
 NAME, FLOAT_NAME, CACHE_NAME = "int8.onnx", "float.onnx", "calibration.cache"
 DLA_RULES = range(502, 505)  # of lint: what DLA leaves to the GPU
@@ -124,6 +124,7 @@ def to_int8(
     target: Target,
     method: Method | Literal["best"] = "minmax",
     skip: Sequence[str] = (),
+    weight_bits: int = 8,
     half: bool = False,
     cache_batch: int | None = None,
     progress: Progress = lambda done, total, what: None,
@@ -134,6 +135,7 @@ def to_int8(
         method: the calibration method; "best" tries all with one calibration and uses the one with the least
             noise in the outputs on the first batches.
         skip: weighted operators that stay in float.
+        weight_bits: 2 to 8, see `to_qdq`.
         half: whether the float part becomes FP16, for TensorRT 10 and later.
         cache_batch: the batch of a float file and its calibration cache, which are written too, for DLA and
             other programs; None without.
@@ -166,11 +168,11 @@ def to_int8(
         fed = extremes.watching(_with_progress(samples, progress, "calibrate"))
         ranges = calibrate_by(methods, watched, fed)
         samples = samples.as_saved()
-        remarks += said + extremes.words()
+        remarks += said + extremes.words() + saturation(target, weight_bits, "--weight-bits 7")
         noises: dict[Method, float] = {}
         best: tuple[Method, Quantized, Opened] | None = None
         for one in methods:
-            one_quantized = to_qdq(source, ranges[one], dialect=dialect, skip=skip)
+            one_quantized = to_qdq(source, ranges[one], dialect=dialect, skip=skip, weight_bits=weight_bits)
             there = part / one if in_onnx_runtime else None
             opened = Opened.of(one_quantized.model, samples.at_once, optimized_path=there)
             if len(methods) > 1:

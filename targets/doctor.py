@@ -20,7 +20,7 @@ from .engines.machine import kept_base, measure_base
 from .machine import jetson, nvidia_tools
 from .machine.board_facts import find_trtexec
 from .machine.jetson import Board, BoardState, text_of
-from .machine.probe import conditions, evidence, memory_bytes, versions
+from .machine.probe import conditions, evidence, memory_bytes, saturates_int8, versions
 from .paths import CACHE, SIGNERS
 from .runtimes.runtime import built_in_runtimes, runtime_named
 
@@ -38,6 +38,15 @@ class Check:
     works: bool
     needed_for: str
     cure: str = ""
+
+
+_SATURATES = Check(
+    "INT8",
+    "no VNNI: sums saturate in ONNX Runtime",
+    True,
+    "accuracy of INT8 on this CPU",
+    "For x86-cpu quantize with weight_bits = 7 (--weight-bits 7). Scores for TensorRT are exact here.",
+)
 
 
 def doctor(root: Path = Path("/"), folder: Path = CACHE) -> Tuple[Check, ...]:
@@ -90,6 +99,7 @@ def _workstation_checks(root: Path, folder: Path) -> List[Check]:
         *engines,
         *([_base_memory(root, folder)] if engines else []),
         _library("onnxruntime", "profile, compare, gate", "pip install onnxruntime", imported=True),
+        *([_SATURATES] if saturates_int8(root) else []),
         _library("torch", "run, prune, sweep", _CHECKOUT),
         _library("onnx", "export, quantize, lint", _CHECKOUT),
         _program("ssh", "boards, by --on USER@HOST", "sudo apt install openssh-client"),

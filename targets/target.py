@@ -95,6 +95,11 @@ class Target:
         """The runtime of its ONNX files here: its own, or ONNX Runtime if its own builds engines."""
         return runtime_named(DEFAULT) if self.runtime.builds else self.runtime
 
+    @property
+    def scored_here(self) -> Runtime:
+        """As `here`, for outputs, not times: exact where its own runtime builds engines."""
+        return runtime_named(f"{DEFAULT}+exact") if self.runtime.builds else self.runtime
+
     def to_json(self) -> Dict[str, Any]:
         """Plain values for JSON, for the agent on the board."""
         return dict(plain({**vars(self), "runtime": self.runtime.name}))

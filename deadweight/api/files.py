@@ -200,6 +200,7 @@ def quantize(
     target: str = "x86-cpu",
     method: str = "minmax",
     skip: Sequence[str] = (),
+    weight_bits: int = 8,
     half: bool = False,
     cache_batch: int | None = None,
     out: Path | str | None = None,
@@ -216,6 +217,7 @@ def quantize(
         data: samples, prepared as for inference: .npz files of arrays by the inputs' names, or .npy.
         method: the calibration of ranges: minmax, percentile, entropy, mse, or best (of these four).
         skip: layers that stay in float.
+        weight_bits: 2 to 8; 7 are for x86 processors without VNNI, see `to_qdq`.
         half: FP16 for operators in float, for TensorRT 10 and later.
         cache_batch: the batch of a float file and its calibration cache, which are written too, for DLA
             before TensorRT 11.4.1 and for other programs; None without.
@@ -244,6 +246,7 @@ def quantize(
         target=board,
         method=cast(Any, method),
         skip=skip,
+        weight_bits=weight_bits,
         half=half,
         cache_batch=cache_batch,
     )

@@ -84,6 +84,9 @@ def quantize(
     skip: Annotated[
         list[str] | None, Option(metavar="LAYER", help="A layer that stays in float; repeatable.")
     ] = None,
+    weight_bits: Annotated[
+        int, Option(min=2, max=8, help="7 for x86 without VNNI, where sums of 8-bit weights saturate.")
+    ] = 8,
     half: Annotated[
         bool, Option("--half", help="FP16 for operators in float, for TensorRT 10 and later.")
     ] = False,
@@ -116,6 +119,7 @@ def quantize(
             target=with_jetpack(target, jetpack) or target,
             method=method,
             skip=skip or (),
+            weight_bits=weight_bits,
             half=half,
             cache_batch=batch if calibration_cache else None,
             out=to,

@@ -76,7 +76,8 @@ def streamer(
         tensors: names that may be requested besides the model's outputs: any float32 tensors of the graph.
             Inputs are returned.
         optimize: False runs each node unfused, so that two graphs can be compared node by node.
-        optimized_path: where the runtime writes the graph that it runs.
+        optimized_path: where the runtime writes the graph that it runs. Only then Q/DQ pairs run in its INT8
+            kernels, which saturate on some processors; else in float, which is exact everywhere.
 
     Raises:
         ModelError: ONNX Runtime refuses the model.
@@ -95,7 +96,9 @@ def streamer(
     options.log_severity_level = 4
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if optimized_path is not None:
+    if optimized_path is None:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    else:
         options.optimized_model_filepath = str(optimized_path)
     try:
         session = _session(model, more.SerializeToString(), options)

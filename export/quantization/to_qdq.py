@@ -16,6 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ...targets.errors import ModelError
+from ...targets.target import Target
 from ..onnx_graph.external_data import whole_copy
 from ..onnx_graph.float_input import as_float
 from ..onnx_graph.graph import Array, Index, OnnxModel, drop_unused, replace_nodes
@@ -353,4 +354,15 @@ def _pair(
     return [
         helper.make_node("QuantizeLinear", [before, scale, zero], [integers], name=quantize),
         helper.make_node("DequantizeLinear", [integers, scale, zero], [after], name=dequantize),
+    ]
+
+
+def saturation(target: Target, weight_bits: int, cure: str) -> list[str]:
+    """A sentence where the target's INT8 sums saturate on this machine; `cure` sets 7 bits."""
+    runtime = target.runtime
+    if weight_bits < 8 or runtime.saturates is None or not runtime.saturates():
+        return []
+    return [
+        f"this processor has no VNNI: sums in the INT8 kernels of {runtime.title} saturate here, which costs "
+        f"accuracy; {cure} avoids it"
     ]

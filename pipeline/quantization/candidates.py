@@ -120,7 +120,7 @@ class Trials:
 
 
 def validated(work: Work, path: Path) -> float:
-    with closing(open_session(path, runtime=work.target.here)) as session:
+    with closing(open_session(path, runtime=work.target.scored_here)) as session:
         return score_of(work.workload, session_predict(session), "validation")
 
 

@@ -94,7 +94,7 @@ def _score(trials: Trials, path: Path, look: Callable[[Mapping[str, Array]], Non
         look(outputs)
         return outputs
 
-    with closing(open_session(path, runtime=trials.work.target.here)) as session:
+    with closing(open_session(path, runtime=trials.work.target.scored_here)) as session:
         predict = session_predict(session)
         with users_code('score() ran on "validation"'):
             some = itertools.islice(split_batches(workload, "validation"), BATCHES)

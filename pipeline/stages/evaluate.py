@@ -57,7 +57,7 @@ def _facts(work: Work, variant: Variant, split: str, *, apart: bool) -> dict[str
         parameters = sum(parameter.numel() for parameter in model.parameters())
         return {**_scores(work, predict, split, apart=apart), "parameters": parameters}
     path = variant.path("onnx")
-    session = open_session(path, runtime=work.target.here)
+    session = open_session(path, runtime=work.target.scored_here)
     scores = _scores(work, session_predict(session), split, apart=apart)
     session.close()
     sizes = {name: tuple(value.shape) for name, value in example_batch(work.workload).items()}

@@ -215,6 +215,15 @@ def cpu_name(root: Path = Path("/")) -> str:
     return match.group(1).strip() if match else board or platform.processor() or platform.machine()
 
 
+def saturates_int8(root: Path = Path("/")) -> bool:
+    """Whether ONNX Runtime's products of uint8 and int8 saturate: x86 without VNNI adds two in 16 bits.
+
+    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+    """
+    flags = re.search(r"^flags\s*:(.*)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    return flags is not None and "avx2" in flags.group(1).split() and "vnni" not in flags.group(1)
+
+
 def memory_bytes(root: Path = Path("/")) -> Optional[int]:
     """Total memory of the system; None where unknown."""
     return jetson.proc_bytes(root / "proc/meminfo", "MemTotal")

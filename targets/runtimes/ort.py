@@ -131,10 +131,12 @@ class OrtSession:
         )
 
 
-def open_ort(path: Path, *, threads: int, profile: Optional[Path] = None) -> OrtSession:
+def open_ort(path: Path, *, threads: int, profile: Optional[Path] = None, exact: bool = False) -> OrtSession:
     """Opens an ONNX file on the CPU, all graph optimizations on; see `open_session` for the errors.
 
-    `profile` is the prefix of the profile's path: the profiler runs until `end_profile`.
+    Args:
+        profile: the prefix of the profile's path: the profiler runs until `end_profile`.
+        exact: whether Q/DQ pairs run in float, not in INT8 kernels, which saturate on some processors.
     """
     try:
         import onnxruntime
@@ -153,6 +155,8 @@ def open_ort(path: Path, *, threads: int, profile: Optional[Path] = None) -> Ort
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if exact:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)

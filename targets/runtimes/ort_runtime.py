@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, Mapping, Optional
 
@@ -14,10 +16,16 @@ if TYPE_CHECKING:
     from .session import Arrays, Session
 
 
-def _open(path: Path, *, threads: int = 1) -> Session:
+def _open(path: Path, *, threads: int = 1, exact: bool = False) -> Session:
     from .ort import open_ort
 
-    return open_ort(path, threads=threads)
+    return open_ort(path, threads=threads, exact=exact)
+
+
+def _saturates() -> bool:
+    from ..machine.probe import saturates_int8
+
+    return saturates_int8()
 
 
 def _time_layers(
@@ -39,4 +47,8 @@ RUNTIME = Runtime(
     cure="Install it: pip install onnxruntime",
     open=_open,
     time_layers=_time_layers,
+    saturates=_saturates,
 )
+EXACT = replace(RUNTIME, name="onnxruntime+exact", open=partial(_open, exact=True))
+"""For the outputs of files whose own runtime builds engines: INT8 as exact as theirs, not as fast."""
+VARIANTS = (EXACT,)

@@ -61,6 +61,8 @@ class Runtime:
     time_process: Optional[Callable[..., ProcessTimes]] = field(default=None, compare=False)
     """For a program that times models itself: `time_process(path, protocol=..., inputs=...)` times a file in
     one new process. `timing.clock` starts one for each model and event, in random order."""
+    saturates: Optional[Callable[[], bool]] = field(default=None, compare=False)
+    """Whether sums of 8-bit weights may overflow in its INT8 kernels on this machine; None: never."""
     ask: Optional[Callable[[], Optional[str]]] = field(default=None, compare=False)
     """Its version, empty if unknown; None where it does not work here. By default `library` is looked for."""
     instead_of: str = ""

@@ -113,7 +113,7 @@ def test_rows_that_do_not_depend_on_each_other_are_samples(tmp_path: Path) -> No
     made = quantized(path, [{"x": numbers(20, 16, seed=seed)} for seed in range(4)])
     assert made.samples.by_row
     assert made.samples.count == 80
-    assert made.remarks == ()
+    assert [remark for remark in made.remarks if "VNNI" not in remark] == []
 
 
 def network(path: Path, *, offset: float = 0.0, more: Sequence[Any] = (), outputs: Any = ()) -> Path:

@@ -40,6 +40,15 @@ def test_a_processor_made_of_software_enters_no_verdict(tmp_path: Path) -> None:
     assert any(check.name == "processor" and not check.works for check in doctor(tmp_path))
 
 
+@pytest.mark.parametrize(("flags", "saturates"), [("avx2", True), ("avx2 avx512_vnni", False), ("", False)])
+def test_an_x86_processor_without_vnni_is_named_with_the_setting_that_helps(
+    flags: str, saturates: bool, tmp_path: Path
+) -> None:
+    put(tmp_path, "proc/cpuinfo", f"model name : one\nflags\t\t: fpu sse2 {flags}\n")
+    cures = [check.cure for check in doctor(tmp_path) if check.name == "INT8"]
+    assert [("weight_bits = 7" in cure) for cure in cures] == [True] * saturates
+
+
 @pytest.mark.parametrize("name", BOARDS)
 def test_a_board_is_asked_for_what_a_board_needs(name: str, tmp_path: Path) -> None:
     checks = {check.name: check for check in doctor(unpack(name, tmp_path))}

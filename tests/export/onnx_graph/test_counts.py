@@ -9,7 +9,6 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from support.cpu import exact_int8
 from support.int8_files import calibrate, compare_files, float_kernels, optimized, to_qdq
 from support.onnx_files import numbers, op, write_network
 from torch import nn
@@ -165,7 +164,6 @@ SUMS: dict[str, tuple[str, bool]] = {
 }
 
 
-@exact_int8
 @pytest.mark.parametrize("activation", ["Relu", "Tanh"])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("case", SUMS)

@@ -11,7 +11,6 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from support.cpu import exact_int8
 from support.int8_files import calibrate, compare_files, compare_module, noise_between, to_qdq
 from support.onnx_files import numbers, op, write_network
 from torch import Tensor, nn
@@ -25,7 +24,6 @@ Nets = Callable[[str], Any]
 ALL = ["mlp", "residual", "depthwise", "joined", "attentive"]
 
 
-@exact_int8
 @pytest.mark.parametrize("name", ALL)
 def test_an_honest_chain_holds_from_the_module_to_int8(net: Nets, tmp_path: Path, name: str) -> None:
     made = net(name)
@@ -210,7 +208,6 @@ def test_files_with_other_outputs_cannot_be_compared(net: Nets, tmp_path: Path) 
         compare_files(made.path, tmp_path / "renamed.onnx", made.batches, kind="float", name="renamed")
 
 
-@exact_int8
 def test_labels_and_masks_are_compared_and_not_judged_by_their_noise(tmp_path: Path) -> None:
     nodes = [
         op("MatMul", ["x", "w"], ["y"]),
