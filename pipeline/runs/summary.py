@@ -79,7 +79,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
             *words,
             *_sparse(work, rows),
             *(
-                sentence
+                f"{label(name)}: {sentence}."
                 for name in ("int8", "qat")
                 if name in work.artifacts
                 for sentence in read_json(work.artifacts[name].checked())["words"]
@@ -228,9 +228,8 @@ def int8_sentences(measured: Mapping[str, Measurement]) -> list[str]:
     if base is None or found is None:
         return []
     rest = measurement.precision_words(measured[base]) if "engine" in measured[base].conditions else "FP32"
-    advice = f" INT8 saves bytes here, not time: for speed, ship {rest}."
-    gains = found.outcome == "faster" or unproven(*measured.values())  # or not known
-    return [f"INT8 against the same network in {rest}: {found.sentence()}.{'' if gains else advice}"]
+    advice = " INT8 saves bytes here, not time." if found.outcome in ("equal", "slower") else ""
+    return [f"INT8 against the same network in {rest}: {found.sentence()}.{advice}"]
 
 
 def time_sentences(candidate: str, measured: Mapping[str, Measurement]) -> list[str]:

@@ -34,7 +34,7 @@ def test_the_exit_code_is_zero_only_for_what_is_proven(value: Any, code: int) ->
 
 
 @pytest.mark.parametrize(
-    ("int8_s", "evidence", "advised"),
+    ("int8_s", "evidence", "said"),
     [
         (5e-4, "measured", False),
         (2e-3, "measured", True),
@@ -42,15 +42,22 @@ def test_the_exit_code_is_zero_only_for_what_is_proven(value: Any, code: int) ->
         (2e-3, "emulated", False),
     ],
 )
-def test_float_is_advised_where_int8_was_measured_and_gained_nothing(
-    int8_s: float, evidence: str, advised: bool
+def test_int8_that_was_measured_and_gained_nothing_saves_no_time(
+    int8_s: float, evidence: str, said: bool
 ) -> None:
     seconds = {"tuned": 1e-3, "int8": int8_s}
     taken = {
         name: replace(timed(np.full((24, 3), each)), evidence=evidence) for name, each in seconds.items()
     }
     [words] = int8_sentences(taken)
-    assert ("ship FP32" in words) == advised
+    assert ("not time" in words) == said
+
+
+def test_nothing_is_said_of_what_int8_saves_where_the_times_cannot_tell() -> None:
+    noisy = np.where(np.arange(24) % 2, 1e-3, 3e-3)[:, None] * np.ones(3)
+    [words] = int8_sentences({"tuned": timed(np.full((24, 3), 1.7e-3)), "int8": timed(noisy)})
+    assert "cannot tell" in words
+    assert "not time" not in words
 
 
 def test_work_beside_the_timing_is_reported_with_the_verdict() -> None:
