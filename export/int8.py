@@ -226,7 +226,7 @@ def _refuse_damaged(model: OnnxModel) -> None:
         value = model.index.value(tensor.name) if tensor.data_type == onnx.TensorProto.FLOAT else None
         if value is not None and np.isnan(value).any():
             raise ModelError(
-                f"The weight {tensor.name!r} has NaN in {int(np.isnan(value).sum())} places.",
+                f"The weight {tensor.name!r} has NaN in {np.isnan(value).sum()} of {value.size} values.",
                 "The training diverged, or the file is damaged: export an earlier checkpoint.",
             )
 

@@ -70,7 +70,9 @@ def _dataclass(kind: Any, value: Mapping[str, Any], where: str) -> Any:
     hints = get_type_hints(kind)
     for name in value:
         if name not in hints:
-            raise TypeError(f"{where} has no {name}", meant(name, hints, f"Known: {', '.join(hints)}."))
+            raise TypeError(
+                f"{where} has the unknown key {name}", meant(name, hints, f"Known: {', '.join(hints)}.")
+            )
     required = [one.name for one in fields(kind) if one.default is one.default_factory is MISSING]
     missing = [name for name in required if name not in value]
     if missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -45,7 +46,7 @@ def init(
     data = data or ("" if network.loaders else _asked("--data", _DATA))
     for path in api.init(model, data, task, target=target, size=size, epochs=epochs, out=to):
         out.say(f"Written: {path}")
-    out.say(f"Next: deadweight check {to / 'recipe.toml'}")
+    out.say(f"Next: deadweight check {shlex.quote(str(to / 'recipe.toml'))}")
 
 
 def _asked(flag: str, what: str) -> str:

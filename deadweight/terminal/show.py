@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import singledispatch
 from pathlib import Path
 
@@ -187,7 +188,7 @@ def _(result: results.Quantized) -> list[RenderableType]:
         shown += lint_lines(made.lint)
     if made.path is None:
         return [*shown, Text("Nothing was written.")]
-    ask = f"deadweight compare {result.model} {made.path}"
+    ask = f"deadweight compare {shlex.join((str(result.model), str(made.path)))}"
     if result.target.runtime.builds:
         ask += " --on USER@HOST (builds both there, and times the engines)"
     return [
@@ -212,13 +213,14 @@ def _(result: results.Pruned) -> list[RenderableType]:
     if result.cut.after is None:
         return [*shown, Text("Nothing was removed by these settings, so nothing was written: raise them.")]
     before, after = result.folder / BEFORE, result.folder / AFTER
+    pair = shlex.join((str(before), str(after)))
     return [
         *shown,
         cut_facts(result.cut, score_name=result.score_name),
         Text(f"The networks: {before}, {after}"),
         Text("In Python:"),
         *(Text(f"  {line}") for line in result.load),
-        Text(f"Whether it is faster was not measured: deadweight compare {before} {after}"),
+        Text(f"Whether it is faster was not measured: deadweight compare {pair}"),
     ]
 
 

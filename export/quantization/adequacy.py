@@ -143,7 +143,7 @@ def _of_settled(found: Mapping[str, Adequacy], samples: int, method: str) -> tup
     )
     if not moved:
         return (unsettled,)
-    other = ', or use method = "percentile"' if method == "minmax" else ""
+    other = ", or use the method percentile" if method == "minmax" else ""
     order = sorted(moved, key=lambda name: -moved[name])
     loose = [name for name in order if moved[name] > MOVES]
     if loose:

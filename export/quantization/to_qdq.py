@@ -363,6 +363,6 @@ def saturation(target: Target, weight_bits: int, cure: str) -> list[str]:
     if weight_bits < 8 or runtime.saturates is None or not runtime.saturates():
         return []
     return [
-        f"this processor has no VNNI: sums in the INT8 kernels of {runtime.title} saturate here, which costs "
-        f"accuracy; {cure} avoids it"
+        f"this processor has no VNNI: sums in the INT8 kernels of {runtime.title} saturate here, which can "
+        f"cost accuracy; {cure} avoids it"
     ]

@@ -94,7 +94,7 @@ def table_of(
                 more["timed_on"] = {**table.timed_on, kind: here}
             table = replace(table, **more)
             table.save(path)
-            progress(len(getattr(table, kind)), len(makers), f"table: {kind}")
+            progress(len(makers.keys() & getattr(table, kind).keys()), len(makers), f"table: {kind}")
 
     def whole_networks() -> tuple[Makers, Makers]:
         drawn = [network.dense, *replace(network, levels=table.levels).drawn(networks + twice, seed)]
@@ -108,9 +108,10 @@ def table_of(
     if missing := sum(len(makers.keys() - getattr(table, kind).keys()) for kind, makers in of_each):
         minutes = max(1, round(missing * each_s / len(clocks) / 60))
         finer = ", and more where the time bends" if network.finer and table.turns < TURNS else ""
+        again = f", {len(held)} of them twice" if held else ""
         begun(
-            f"{missing} timings are left, of {len(entries)} segments and {len(files)} whole networks, "
-            f"{len(held)} of them twice{finer}: about {minutes} min"
+            f"{missing} timings are left, of {len(entries)} segments and {len(files)} whole networks"
+            f"{again}{finer}: about {minutes} min"
         )
         some = {key: entries[key] for key in random.Random(3).sample(sorted(entries), len(entries))[:FILES]}
         if len(clocks) > 1:

@@ -95,8 +95,8 @@ def refuse_out_of_reach(recipe: Recipe, index: int, work: Work) -> None:
         raise RecipeError(
             f'The budget parameters_removed = {limit:g} is out of reach: after the stage "{named.name}" '
             f"{removed:.1%} are removed, and no stage after it removes any.",
-            "Remove more there (a higher ratio, or align = false where alignment keeps groups whole), or "
-            "lower the budget. --even-so runs the other stages all the same.",
+            "Remove more there (a higher ratio, less time, or align = false where alignment keeps groups "
+            "whole), or lower the budget. --even-so runs the other stages all the same.",
         )
 
 

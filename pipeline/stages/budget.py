@@ -361,6 +361,7 @@ class _Search:
                 file = onnx.load(files[str(at)])
                 ranges = ranges_of(file, self.work.workload)
                 save(mixed(file, in_int8, self.layers, ranges, self.dialect), files[str(at)])
+        self.work.progress(1, 2, f"budget: times of finalists, round {turn + 1}")
         measured = self._timed(files)
         before, found = measured["whole"], []
         for at, (widths, model) in enumerate(zip(plans, models, strict=True)):

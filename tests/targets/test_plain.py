@@ -62,7 +62,7 @@ def test_whole_numbers_of_toml_are_read() -> None:
         ({"inner": {"hz": "1"}}, "board.toml: inner.hz is '1'."),
         ({"pair": [1]}, "board.toml: pair is [1]."),
         ({"by_name": {"x": {"hz": 1, "names": [2]}}}, "board.toml: by_name.x.names is 2."),
-        ({"cuont": 1}, "board.toml has no cuont."),
+        ({"cuont": 1}, "board.toml has the unknown key cuont."),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(change: Mapping[str, Any], message: str) -> None:

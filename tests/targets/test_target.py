@@ -290,7 +290,7 @@ def test_a_board_of_ones_own_is_read_from_its_path(tmp_path: Path) -> None:
     [
         ('name = "mine', "is not valid TOML"),
         ('name = "mine"', "misses title, runtime, precisions"),
-        (MINIMAL + "colour = 1", "has no colour"),
+        (MINIMAL + "colour = 1", "has the unknown key colour"),
         (MINIMAL.replace("onnxruntime", "onnxruntme"), "runtime is 'onnxruntme'"),
         (MINIMAL.replace('["fp32"]', '"fp32"'), "precisions is 'fp32'"),
         (MINIMAL.replace("fp32", "fp31"), "precisions is 'fp31'"),

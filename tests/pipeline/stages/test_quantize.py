@@ -50,7 +50,7 @@ def test_the_stage_says_whether_the_calibration_samples_were_enough(tmp_path: Pa
     said = Quantize()(exported(Few(), "x86-cpu", tmp_path / "few")).log[-1].words
     (sentence,) = [words for words in said if "8 calibration samples are not enough" in words]
     assert "pixels by " in sentence
-    assert 'give more samples, or use method = "percentile"' in sentence
+    assert "give more samples, or use the method percentile" in sentence
 
 
 class Wild(Digits):

@@ -90,8 +90,8 @@ def test_weights_that_lie_beside_the_accepted_model_are_counted_and_must_be_the_
     [
         ({"schema": 99}, "schema 99"),
         ({"schema": None}, "schema None"),
-        ({"protocol": {"events": 5, "colour": "red"}}, "protocol has no colour"),
-        ({"surprise": 1}, "has no surprise"),
+        ({"protocol": {"events": 5, "colour": "red"}}, "protocol has the unknown key colour"),
+        ({"surprise": 1}, "has the unknown key surprise"),
         ({"model": None}, "model is None"),
         ({"model_sha256": 5}, "model_sha256 is 5"),
         ({"score": "high"}, "score is 'high'"),

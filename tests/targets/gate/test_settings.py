@@ -28,8 +28,8 @@ def test_the_examples_file_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[budgets]\nslowdwn = 0.1", "has no slowdwn"),
-        ("[gait]\nmodel = 'a'", "has no gait"),
+        ("[budgets]\nslowdwn = 0.1", "has the unknown key slowdwn"),
+        ("[gait]\nmodel = 'a'", "has the unknown key gait"),
         ("[budgets]\nparameters_removed = 0.5", "only a run can check"),
         ("[budgets]\nslowdown = 'much'", "slowdown is 'much'"),
         ("[budgets]\nslowdown = -0.1", "slowdown is -0.1"),

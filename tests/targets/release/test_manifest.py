@@ -57,7 +57,7 @@ def test_a_manifest_as_it_was_written_is_taken(manifest: dict[str, Any]) -> None
         ("files", {"a": {"sha256": "0", "bytes": -1}}, "a size for a"),
         ("files", {"a": {"sha256": "0", "bytes": "many"}}, "bytes is 'many'"),
         ("files", {"manifest.json": {"sha256": "0", "bytes": 1}}, "lists manifest.json itself"),
-        ("extra", 1, "has no extra"),
+        ("extra", 1, "has the unknown key extra"),
     ],
 )
 def test_what_it_says_wrongly_is_named(manifest: dict[str, Any], key: str, value: Any, why: str) -> None:

@@ -106,7 +106,7 @@ def test_a_file_that_lacks_something_is_refused(key: str) -> None:
         ("schema", 2, "schema 2; this version reads 1"),
         ("wall_ns", ["1 2 x"], "is incomplete"),
         ("wall_ns", ["1 2"], "is incomplete"),
-        ("protocol", {"evnts": 3}, "A protocol has no evnts"),
+        ("protocol", {"evnts": 3}, "A protocol has the unknown key evnts"),
         ("marks", [[1]], "is incomplete"),
         ("wall_ns", [7], "is incomplete"),
         ("shape", [0, 4, 1], "is incomplete"),
