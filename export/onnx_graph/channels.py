@@ -51,7 +51,7 @@ def channels_of(model: OnnxModel) -> tuple[tuple[Channels, ...], Resizable]:
     """
     proto = model.copy().proto
     lift_constants(proto.graph)
-    _own_shapes(proto.graph)
+    _own_constants(proto.graph)
     rules = _Rules(OnnxModel(proto, model.path))
     sums, names = rules.sums, dict[int, str]()
     for name, axis in rules.made:
@@ -75,14 +75,21 @@ def channels_of(model: OnnxModel) -> tuple[tuple[Channels, ...], Resizable]:
     return found, Resizable(proto, {one.name: one.size for one in found}, sizes)
 
 
-def _own_shapes(graph: GraphProto) -> None:
-    """Gives each Reshape a target of its own: layers that share one would have to be equally wide."""
+def _own_constants(graph: GraphProto) -> None:
+    """Copies the targets of Reshapes, and constants behind an Identity, which exporters write for equal ones:
+    layers that share one would have to be equally wide."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Reshape" and node.input[1] in constants:
+    for node in [*graph.node]:
+        shared = {"Reshape": node.input[1:2], "Identity": node.input[:1]}.get(node.op_type, [])
+        for name in constants.keys() & {*shared}:
             own = graph.initializer.add()
-            own.CopyFrom(constants[node.input[1]])
-            own.name = node.input[1] = f"{node.output[0]}:shape"
+            own.CopyFrom(constants[name])
+            if node.op_type == "Reshape":
+                own.name = node.input[1] = f"{node.output[0]}:shape"
+            else:
+                own.name = node.output[0]
+                constants[own.name] = own
+                graph.node.remove(node)
 
 
 class _Sums:
@@ -228,6 +235,9 @@ class _Rules:
     def _use(self, name: str, at: int, axis: Axis) -> None:
         """Axis `at` of a constant has these channels; its scales, if it is dequantized, too."""
         constant = self._constant(name)
+        if not constant:  # computed
+            self.sums.same(axis, self.axes[name][at])
+            return
         self._follow(("axis", constant, at), axis, self.index.constants[constant].dims[at])
         if constant != name:
             node = self.index.producer[name]
@@ -314,7 +324,7 @@ class _Rules:
         made = self._layer(node, self._dims(node.input[1])[1 - turned], x[1], "linear")
         self._use(node.input[1], turned, x[1])
         self._use(node.input[1], 1 - turned, made)
-        if len(node.input) > 2 and self._constant(node.input[2]):
+        if len(node.input) > 2 and node.input[2]:
             self._use(node.input[2], len(self._dims(node.input[2])) - 1, made)
         return [x[0], made]
 

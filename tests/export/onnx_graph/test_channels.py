@@ -98,3 +98,38 @@ def test_weights_that_are_stored_in_int8_follow_with_their_scales(tmp_path: Path
     assert [one.size for one in found] == [8]
     assert dims == {"w8": [4, 5], "s": [5], "z": [5], "v": [5, 3]}
     onnx.checker.check_model(made, full_check=True)
+
+
+def test_layers_whose_equal_biases_an_exporter_shares_by_identity_change_alone(tmp_path: Path) -> None:
+    nodes = [
+        op("Identity", ["b"], ["b2"]),
+        op("Gemm", ["x", "w", "b"], ["h"], name="first"),
+        op("Gemm", ["h", "v", "b2"], ["k"], name="second"),
+        op("Gemm", ["k", "u"], ["y"], name="third"),
+    ]
+    weights = {"b": numbers(8), "w": numbers(4, 8), "v": numbers(8, 8), "u": numbers(8, 3)}
+    path = write_network(tmp_path / "m.onnx", nodes, weights, [1, 4])
+    found, resizable = channels_of(load(path))
+    assert [one.name for one in found] == ["first", "second"]
+    made = resizable.at({"first": 5, "second": 6})
+    dims = {tensor.name: list(tensor.dims) for tensor in made.graph.initializer}
+    assert dims == {"b": [5], "b2": [6], "w": [4, 5], "v": [5, 6], "u": [6, 3]}
+    onnx.checker.check_model(made, full_check=True)
+
+
+@pytest.mark.parametrize("layer", ["Gemm", "Conv"])
+def test_a_layer_whose_bias_is_computed_keeps_its_channels(layer: str, tmp_path: Path) -> None:
+    ones = [1, 1] if layer == "Conv" else []
+    nodes = [
+        op("CumSum", ["b", "axis"], ["c"]),
+        op(layer, ["x", "w", "c"], ["h"], name="first"),
+        op(layer, ["h", "v"], ["k"], name="second"),
+        op(layer, ["k", "u"], ["y"], name="third"),
+    ]
+    sizes = {"w": (4, 8), "v": (8, 6), "u": (6, 3)}
+    turned = {name: size[::-1] if layer == "Conv" else size for name, size in sizes.items()}
+    weights = {name: numbers(*size, *ones) for name, size in turned.items()}
+    weights |= {"b": numbers(8), "axis": np.array(0)}
+    path = write_network(tmp_path / "m.onnx", nodes, weights, [1, 4, *ones])
+    found, _ = channels_of(load(path))
+    assert [(one.name, one.size) for one in found] == [("second", 6)]
