@@ -158,9 +158,9 @@ def json_in(path: Path, cure: str) -> Any:
         raise ArtifactError(f"{path} is not readable as JSON: {error}.", cure) from error
 
 
-def read_json(path: Path) -> Dict[str, Any]:
+def read_json(path: Path, cure: str = "Delete it; it will be made again.") -> Dict[str, Any]:
     """Reads a JSON object; an ArtifactError if the file is missing, or is not JSON or no object."""
-    value = json_in(path, f"Delete {path}; it will be made again.")
+    value = json_in(path, cure)
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} is a {type(value).__name__}, not an object.", "Check the path.")
     return value

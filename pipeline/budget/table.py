@@ -227,7 +227,7 @@ def load_table(path: Path) -> SegmentTable:
     Raises:
         ArtifactError: it is missing, damaged or of another version.
     """
-    value = read_json(path)
+    value = read_json(path, _CURE)
     if value.get("schema") != SCHEMA:
         raise ArtifactError(
             f"{path} has the schema {value.get('schema')!r}; this version reads {SCHEMA}.", _CURE

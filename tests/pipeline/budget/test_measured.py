@@ -233,6 +233,10 @@ def test_a_damaged_table_is_refused(table: SegmentTable, tmp_path: Path) -> None
         path.write_text(json.dumps({**whole, **change}))
         with pytest.raises(ArtifactError):
             load_table(path)
+    path.write_text("no table")
+    with pytest.raises(ArtifactError, match="not readable as JSON") as caught:
+        load_table(path)
+    assert "Delete" not in caught.value.cure  # it may be any file of the user's
 
 
 def test_the_next_millisecond_costs_damage_where_that_is_known(table: SegmentTable) -> None:
