@@ -51,8 +51,8 @@ NETWORKS = {
     "signs": "residual network, signs",
     "depthwise": "depthwise network, signs",
 }
-SHARES = (0.8, 0.6, 0.4, 0.25)
-"""Budgets, as shares of the original's time."""
+SHARES = {name: (0.8, 0.6, 0.4, 0.25) for name in NETWORKS} | {"detector": (0.9, 0.8, 0.65, 0.5)}
+"""Budgets, as shares of the original's time. The detector's narrowest widths take 42 % of it."""
 FULL = 0.95
 STAGE = Budget(speedup=2.0, criterion="weight_l2", norms=16)
 """Its speed-up is replaced."""
@@ -70,7 +70,7 @@ def cells(seeds: Sequence[int]) -> list[Cell]:
         {"network": network, "share": share, "seed": seed}
         for seed in seeds
         for network in NETWORKS
-        for share in SHARES
+        for share in SHARES[network]
     ]
 
 
@@ -101,7 +101,7 @@ def table(rows: Sequence[Row], wanted: Sequence[Cell]) -> str:
     """One line a network and budget, and what the promise asks for in words."""
     lines = []
     for network, title in NETWORKS.items():
-        for share in SHARES:
+        for share in SHARES[network]:
             here = found(rows, {"network": network, "share": share})
             used, bound = ([row[key] for row in here if key in row] for key in ("used", "bound"))
             refused = sum("refused" in row for row in here)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,6 +17,7 @@ from ...targets.errors import ModelError, users_code
 from ...targets.progress import Progress
 from ..training.batch_norm import reestimated
 from ..workload import Workload, example_batch, split_batches
+from .grids import FEW, thinned
 from .solve import Levels
 
 
@@ -54,6 +56,8 @@ def damage_of(
 ) -> dict[str, dict[int, float]]:
     """By group and width, the rise of the validation loss, at least 0 and never less for a smaller width.
 
+    It is measured at some widths of each group; between them it is interpolated.
+
     Args:
         smaller: the network with this group alone at this width.
         norms: training batches for the norms of each network.
@@ -62,7 +66,8 @@ def damage_of(
     """
     found = dict(known)
     found.setdefault("whole", validation_loss(model, workload, batches=batches))
-    wanted = [(name, width) for name, own in levels.items() for width in own[:-1]]
+    some = {name: thinned(own, FEW, own[-1]) for name, own in levels.items()}
+    wanted = [(name, width) for name, own in some.items() for width in own[:-1]]
     for done, (name, width) in enumerate(wanted):
         progress(done, len(wanted), f"budget: damage of {name} at {width}")
         if (key := f"{name}/{width}") not in found:
@@ -71,9 +76,7 @@ def damage_of(
             kept(found)
     damage: dict[str, dict[int, float]] = {}
     for name, own in levels.items():
-        least = 0.0
-        damage[name] = {}
-        for width in reversed(own):
-            least = max(least, found.get(f"{name}/{width}", found["whole"]) - found["whole"])
-            damage[name][width] = least
+        rises = [found[f"{name}/{width}"] - found["whole"] for width in some[name][:-1]]
+        never_less = np.maximum.accumulate([0.0, *reversed(rises)])[::-1]
+        damage[name] = dict(zip(own, np.interp(own, some[name], never_less).tolist(), strict=True))
     return damage

@@ -33,6 +33,8 @@ Makers = Mapping[str, Callable[[], onnx.ModelProto]]
 Grid = tuple[tuple[int, ...], ...]
 MOST_TIMED, MOST_COMBINATIONS = 256, 4096
 """Widths of a segment's groups together: that are timed, and that a plan may choose from."""
+FEW, MOST_CHOICES = 8, 8192
+"""Widths of one group that are timed at first; combinations of all segments from which more may be chosen."""
 _CLEAR, _LEAST = 4.0, 0.02
 """How far off the line a time bends: in standard deviations of its noise, and at least, as a share."""
 
@@ -109,8 +111,9 @@ class Layout:
                             absent.setdefault(name, set()).add(len(changed[name]) - 1)
         levels = dict(network.levels)
         for most in range(max(map(len, levels.values()), default=0), 1, -1):
-            levels = {name: thinned(own, most, network.dense[name]) for name, own in levels.items()}
-            if all(_count(levels, own) <= MOST_COMBINATIONS for own in changed.values()):
+            levels = {name: thinned(own, most, network.dense[name]) for name, own in network.levels.items()}
+            counts = [_count(levels, own) for own in changed.values()]
+            if max(counts) <= MOST_COMBINATIONS and (most <= FEW or sum(counts) <= MOST_CHOICES):
                 break
         grids = {name: tuple(_grid([levels[group] for group in own])) for name, own in changed.items()}
         digest = sha256(repr([(name, key) for name, (key, _) in whole.items()]).encode()).hexdigest()
@@ -144,7 +147,8 @@ class Layout:
             progress(at, len(wanted), "table: files of segments")
             # The other groups' widths are drawn, so that one file serves many segments; blocks stay.
             drawn = {
-                group: self.random.choice(own) if own[0] else own[-1] for group, own in self.levels.items()
+                group: self.random.choice(thinned(own, FEW, own[-1])) if own[0] else own[-1]
+                for group, own in self.levels.items()
             }
             drawn |= dict(zip(self.groups[name], widths, strict=True))
             made = _segments(self.network.file_at(drawn))
@@ -240,7 +244,7 @@ def empty_file() -> onnx.ModelProto:
 
 def _grid(levels: Sequence[Sequence[int]]) -> Iterable[tuple[int, ...]]:
     """The widths to be timed of each of a segment's groups: all, or fewer where they are too many."""
-    most = max(map(len, levels), default=0)
+    most = min(FEW, max(map(len, levels), default=0))
     while most > 2 and math.prod(min(len(own), most) for own in levels) > MOST_TIMED:
         most -= 1
     return (thinned(own, most, own[-1]) for own in levels)

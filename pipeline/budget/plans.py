@@ -28,6 +28,7 @@ class Finalist:
         used: of the time budget, as a share; `bound` is what it uses at most, with 99 %.
         kept: whether it is proven to keep the budget.
         score: on the validation split, not tuned.
+        again: whether it was timed a second time.
     """
 
     widths: Mapping[str, int]
@@ -39,6 +40,7 @@ class Finalist:
     bound: float
     kept: bool
     score: float
+    again: bool = False
 
 
 def best_plans(

@@ -24,7 +24,7 @@ from .grids import FileAt, Network
 from .solve import Levels
 from .table import levels_of, wider
 
-FINEST = 32
+FINEST = 16
 """How many widths of a group a table may have where its time bends; 8 at first."""
 
 
@@ -41,7 +41,7 @@ def of_file(model: OnnxModel, target: Target) -> Network:
         )
         for one in found
     }
-    finer = {one.name: levels_of(one.size, one.kinds, target, most=FINEST) for one in found}
+    finer = {one.name: levels_of(one.size, one.kinds, target, octave=FINEST) for one in found}
     return Network(resizable.at, levels, {one.name: one.size for one in found}, finer)
 
 
@@ -71,7 +71,7 @@ def of_module(
     narrow = {name: own[0] for name, own in levels.items()}
     checks = Network(exported, levels, dense).drawn(2, seed)
     own = [groups[name] for name in levels] if target else []
-    finer = {one.name: levels_of(one.size, one.kinds, target, most=FINEST) for one in own if target}
+    finer = {one.name: levels_of(one.size, one.kinds, target, octave=FINEST) for one in own if target}
     return Network(resizable(exported, dense, narrow, checks), levels, dense, finer)
 
 

@@ -276,15 +276,14 @@ def key_of(widths: Sequence[int]) -> str:
     return "/".join(map(str, widths))
 
 
-def levels_of(size: int, kinds: Sequence[str], target: Target, *, most: int = 8) -> tuple[int, ...]:
-    """The widths that a group may have: multiples of the target's step, at most so many, evenly spaced."""
-    rules = [target.align(kind) for kind in kinds]
-    least = max(1, size // most)
-    step = 2 ** (least.bit_length() - 1)
-    wanted = [*range(least, size, step), size]
-    widths = sorted({max(rule.rounded(keep, width=size) for rule in rules) for keep in wanted})
-    at = np.linspace(0, len(widths) - 1, min(most, len(widths))).round().astype(int)
-    return tuple(widths[place] for place in sorted(set(at.tolist())))
+def levels_of(size: int, kinds: Sequence[str], target: Target, *, octave: int = 4) -> tuple[int, ...]:
+    """The widths that a group may have, down to a sixteenth: so many to an octave, in steps of the target."""
+    rules, found = [target.align(kind) for kind in kinds], set()
+    for down, part in itertools.product(range(4), range(octave + 1, 2 * octave + 1)):
+        keep = max(1, round(size * part / (2 * octave) / 2**down))
+        steps = [rule.step_for(keep) for rule in rules]
+        found.add(min(size, max([keep, *(-(-keep // step) * step for step in steps)])))
+    return tuple(sorted(found))
 
 
 def wider(size: int, kinds: Sequence[str], target: Target) -> tuple[int, ...]:
