@@ -6,7 +6,9 @@ of a term, which is 1 exactly where the term's groups have these widths. HiGHS s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,13 +130,14 @@ def solve(
     entries = [(line, place, value) for line, each in enumerate(rows) for place, value in each.items()]
     lines, places, values = zip(*entries, strict=True)
     matrix = coo_array((values, (lines, places)), shape=(len(rows), count)).tocsr()
-    found = milp(
-        wanted / max(abs(wanted).max(), 1e-300) * 1e5,  # its absolute gap of 1e-6 stays: it ends no search
-        integrality=np.r_[np.ones(len(at)), np.zeros(len(joint))],
-        bounds=Bounds(0, 1),
-        constraints=LinearConstraint(matrix, *np.array(bounds).T),
-        options={"mip_rel_gap": gap, "time_limit": time_limit_s},
-    )
+    with _silent():
+        found = milp(
+            wanted / max(abs(wanted).max(), 1e-300) * 1e5,  # its absolute gap of 1e-6 stays: it ends no search
+            integrality=np.r_[np.ones(len(at)), np.zeros(len(joint))],
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(matrix, *np.array(bounds).T),
+            options={"mip_rel_gap": gap, "time_limit": time_limit_s},
+        )
     if found.x is None:
         asked = ", ".join(f"{one.name} of at most {most:.4g}" for one, most in limits) or "these groups"
         if found.status == 1:
@@ -145,6 +148,19 @@ def solve(
         raise OutOfReachError(f"No widths exist with {asked}.", "Allow more.")
     chosen = {group: width for (group, width), place in at.items() if found.x[place] > 0.5}
     return Solved(chosen, objective.at(chosen), float(found.mip_gap or 0.0))
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """HiGHS writes lines for its own developers to the process's stderr."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _fixed(one: Sum) -> float:
