@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,21 +84,37 @@ def tensors_of(value: Any) -> list[Tensor]:
 def outputs_of(result: Any) -> dict[str, Tensor]:
     """The tensors that a network returned, by their names in a file; other values are left out.
 
+    A nested one has the names of all collections around it, as in "output_1_0" or "boxes_0".
+
     Raises:
-        ModelError: they are nested, or there are none.
+        ModelError: there are none, or two have one name.
     """
     made = opened(result)
-    if isinstance(made, Tensor):
-        return {"output": made}
-    made = made.values if isinstance(made, Opened) else made
-    cure = "Let forward return a tensor, a tuple or a dict of tensors."
-    if not isinstance(made, (Mapping, tuple, list)):
-        raise ModelError(f"The network returned a {type(result).__name__}.", cure)
-    numbered = ((f"output_{place}", value) for place, value in enumerate(made))
-    named = dict(made.items() if isinstance(made, Mapping) else numbered)
-    if any(isinstance(value, (Opened, Mapping, tuple, list)) for value in named.values()):
-        raise ModelError("The network returns nested outputs.", cure)
-    return {str(name): value for name, value in named.items() if isinstance(value, Tensor)}
+    found = [("output", made)] if isinstance(made, Tensor) else [*_named(made, "")]
+    named = dict(found)
+    if not found:
+        raise ModelError(
+            f"The network returned a {type(result).__name__} without tensors.",
+            "Let forward return a tensor, or tuples and dicts of tensors.",
+        )
+    if len(named) < len(found):
+        names = [name for name, _ in found]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ModelError(f"Two outputs of the network would be called {twice!r}.", "Rename one of the keys.")
+    return named
+
+
+def _named(value: Any, within: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested collections with their names."""
+    value = value.values if isinstance(value, Opened) else value
+    if isinstance(value, Tensor):
+        yield within, value
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _named(one, f"{within}_{key}" if within else str(key))
+    elif isinstance(value, (tuple, list)):
+        for place, one in enumerate(value):
+            yield from _named(one, f"{within or 'output'}_{place}")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

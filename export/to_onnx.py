@@ -68,8 +68,8 @@ def to_onnx(
         spell_out_layer_norm: for TensorRT 8.5, whose parser has no LayerNormalization.
 
     Raises:
-        ModelError: the network cannot be traced, has a fixed batch size, uses an operator that the opset
-            lacks, or returns nested outputs.
+        ModelError: the network cannot be traced, has a fixed batch size, or uses an operator that the
+            opset lacks.
     """
     path = Path(path)
     if opset not in OPSETS:

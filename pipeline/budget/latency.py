@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import lsq_linear
+from scipy.optimize import nnls
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
@@ -98,11 +98,10 @@ def _fitted(table: SegmentTable, networks: Sequence[Widths], seconds: Floats, er
     relative = np.c_[np.ones(len(parts)), parts] / seconds[:, None]
     ones = np.ones(len(parts))
     together = np.c_[relative[:, 0], relative[:, 1:].sum(1)]
-    common = lsq_linear(together, ones, bounds=(0, np.inf)).x
+    common = _nonnegative(together, ones)
     prior = np.r_[common[0], np.full(parts.shape[1], common[1])]
-    size = np.sqrt((relative**2).sum(0)) + 1e-300
-    pull = np.diag(np.sqrt(_PULL) * size)
-    solved = lsq_linear(np.r_[relative, pull], np.r_[ones, pull @ prior], bounds=(0, np.inf)).x
+    pull = np.diag(np.sqrt(_PULL) * np.linalg.norm(relative, axis=0))
+    solved = _nonnegative(np.r_[relative, pull], np.r_[ones, pull @ prior])
     rest = np.log(seconds / (np.c_[ones, parts] @ solved))
     kernel = ConstantKernel(0.03**2, (1e-8, 1.0)) * RBF(0.7, (0.2, 5.0)) + WhiteKernel(0.01**2, (1e-7, 0.1))
     process = GaussianProcessRegressor(kernel, n_restarts_optimizer=1, random_state=0)
@@ -110,6 +109,12 @@ def _fitted(table: SegmentTable, networks: Sequence[Widths], seconds: Floats, er
         warnings.simplefilter("ignore")  # a length at its bound: no correction is needed
         process.fit(_shares(table, networks), rest)
     return Latency(table, float(solved[0]), solved[1:], process, errors)
+
+
+def _nonnegative(matrix: Floats, right: Floats) -> Floats:
+    """The least squares with no negative weight; in equal scales, as seconds are beside shares."""
+    size = np.linalg.norm(matrix, axis=0) + 1e-300
+    return np.asarray(nnls(matrix / size, right)[0] / size)
 
 
 def _shares(table: SegmentTable, some: Sequence[Widths]) -> Floats:

@@ -132,7 +132,9 @@ def solve(
     matrix = coo_array((values, (lines, places)), shape=(len(rows), count)).tocsr()
     with _silent():
         found = milp(
-            wanted / max(abs(wanted).max(), 1e-300) * 1e5,  # its absolute gap of 1e-6 stays: it ends no search
+            wanted
+            / max(abs(wanted).max(), 1e-300)
+            * 1e5,  # its absolute gap of 1e-6 stays: it ends no search
             integrality=np.r_[np.ones(len(at)), np.zeros(len(joint))],
             bounds=Bounds(0, 1),
             constraints=LinearConstraint(matrix, *np.array(bounds).T),

@@ -235,8 +235,24 @@ class Branching(nn.Module):
 
 
 class Nested(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        return x * 2.0, (x + 1.0, x - 1.0)
+    def forward(self, x: Tensor) -> Any:
+        return x * 2.0, [x + 1.0, {"boxes": (x - 1.0,), "count": 3}]
+
+
+def test_nested_outputs_are_named_by_the_collections_around_them(tmp_path: Path) -> None:
+    x = torch.randn(2, 4)
+    to_onnx(Nested(), {"x": x}, tmp_path / "a.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    names = [one.name for one in session.get_outputs()]
+    found = dict(zip(names, session.run(None, {"x": x.numpy()}), strict=True))
+    assert [*found] == ["output_0", "output_1_0", "output_1_1_boxes_0"]
+    for value, right in zip(found.values(), (x * 2, x + 1, x - 1), strict=True):
+        np.testing.assert_allclose(value, right, rtol=1e-6)
+
+
+class Alike(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        return {"a": {"b": x * 2.0}, "a_b": x + 1.0}
 
 
 @pytest.mark.parametrize(
@@ -244,7 +260,7 @@ class Nested(nn.Module):
     [
         (FixedBatch(), "has a fixed batch size"),
         (Branching(), "cannot be traced"),
-        (Nested(), "nested outputs"),
+        (Alike(), "Two outputs of the network would be called 'a_b'"),
         (Untranslated(), r"no translation of aten\._linalg_svd\."),
         (nn.Linear(3, 3), "cannot be traced"),
     ],
