@@ -55,3 +55,28 @@ def test_a_planted_clock_is_predicted_though_the_table_alone_is_far_off(step: in
     alone = np.array([one_table.parts(one).sum() for one in networks[60:]])
     assert np.median(np.abs(alone / true[60:] - 1)) > 0.5
     assert np.median(np.abs(found.errors)) < 0.03
+
+
+def test_a_layer_that_costs_nothing_in_the_chain_leaves_the_others_their_weights() -> None:
+    # With a weight at its bound an iterative solver stops too early, as in these networks: seconds and shares
+    # are of unlike scales.
+    rng, shares = np.random.default_rng(11), (0.1, 0.3, 0.6, 1.0)
+    alone = rng.uniform(1e-6, 5e-5, 10)
+    names, widths = [f"g{at}" for at in range(10)], (1, 3, 6, 10)
+    seconds = {
+        f"{name}/{w}": 1e-9 + one * w / 10 for name, one in zip(names, alone, strict=True) for w in widths
+    }
+    segments = [
+        TimedSegment(name, (name,), (widths,), {key_of([w]): f"{name}/{w}" for w in widths}) for name in names
+    ]
+    choices = tuple((name, widths) for name in names)
+    dense, weights = dict.fromkeys(names, 10), dict.fromkeys(seconds, 0)
+    planted = SegmentTable(
+        "", CONDITIONS, {}, choices, dense, tuple(segments), weights, {"empty": 1e-9, **seconds}
+    )
+    drawn = rng.choice(shares, (60, 10))
+    true = (alone * drawn)[:, 1:].sum(1) * np.exp(0.1 * rng.standard_normal(60))
+    networks = [dict(zip(names, (10 * row).round().astype(int).tolist(), strict=True)) for row in drawn]
+    found = fitted(planted, networks, true.tolist())
+    assert np.median(found.weights[1:]) == pytest.approx(1.0, abs=0.1)
+    assert found.dense_s == pytest.approx(alone[1:].sum(), rel=0.1)
