@@ -33,8 +33,9 @@ Makers = Mapping[str, Callable[[], onnx.ModelProto]]
 Grid = tuple[tuple[int, ...], ...]
 MOST_TIMED, MOST_COMBINATIONS = 256, 4096
 """Widths of a segment's groups together: that are timed, and that a plan may choose from."""
-FEW, MOST_CHOICES = 8, 8192
-"""Widths of one group that are timed at first; combinations of all segments from which more may be chosen."""
+FEW, MOST_ENTRIES, MOST_CHOICES = 8, 1024, 8192
+"""Widths of a group that are timed, or to choose from, however many segments there are; combinations in all
+segments, up to which there are more."""
 _CLEAR, _LEAST = 4.0, 0.02
 """How far off the line a time bends: in standard deviations of its noise, and at least, as a share."""
 
@@ -115,7 +116,13 @@ class Layout:
             counts = [_count(levels, own) for own in changed.values()]
             if max(counts) <= MOST_COMBINATIONS and (most <= FEW or sum(counts) <= MOST_CHOICES):
                 break
-        grids = {name: tuple(_grid([levels[group] for group in own])) for name, own in changed.items()}
+        grids = dict[str, Grid]()
+        for most in range(max(map(len, levels.values()), default=0), 0, -1):
+            grids = {
+                name: tuple(_grid([levels[group] for group in own], most)) for name, own in changed.items()
+            }
+            if most <= FEW or sum(math.prod(map(len, own)) for own in grids.values()) <= MOST_ENTRIES:
+                break
         digest = sha256(repr([(name, key) for name, (key, _) in whole.items()]).encode()).hexdigest()
         groups = {name: tuple(own) for name, own in changed.items()}
         keys: dict[str, dict[str, str]] = {name: {} for name in grids}
@@ -242,9 +249,8 @@ def empty_file() -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
-def _grid(levels: Sequence[Sequence[int]]) -> Iterable[tuple[int, ...]]:
-    """The widths to be timed of each of a segment's groups: all, or fewer where they are too many."""
-    most = min(FEW, max(map(len, levels), default=0))
+def _grid(levels: Sequence[Sequence[int]], most: int) -> Iterable[tuple[int, ...]]:
+    """The widths to be timed of each of a segment's groups: so many, or fewer where they are too many."""
     while most > 2 and math.prod(min(len(own), most) for own in levels) > MOST_TIMED:
         most -= 1
     return (thinned(own, most, own[-1]) for own in levels)
