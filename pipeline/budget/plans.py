@@ -27,8 +27,9 @@ class Finalist:
         seconds: by the table's clock; `predicted_s` too.
         used: of the time budget, as a share; `bound` is what it uses at most, with 99 %.
         kept: whether it is proven to keep the budget.
+        near: whether its first time and its bytes are within it, so that it is worth a proof of its own.
         score: on the validation split, not tuned.
-        again: whether it was timed a second time.
+        again: whether it was timed for that proof.
     """
 
     widths: Mapping[str, int]
@@ -39,6 +40,7 @@ class Finalist:
     used: float
     bound: float
     kept: bool
+    near: bool
     score: float
     again: bool = False
 

@@ -60,6 +60,8 @@ _FULL = 0.95
 """The share of the budget that a network should use; below it another round is tried."""
 _SURE = 0.98
 """Two-sided, so that a budget is kept with 99 %."""
+_PROOF = 3
+"""Times as many events: a wide interval leaves the budget unused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +219,7 @@ class _Search:
             best = self._best(tried, whole_path)
             if not found or (best and best.used >= _FULL):
                 break
-            aim = 0.995 / float(np.median([one.bound * limit / one.predicted_s for one in found]))
+            aim = 0.98 / float(np.median([one.used * limit / one.predicted_s for one in found]))
         if best is None:
             closest = min(tried, key=lambda one: one.bound)
             raise OutOfReachError(
@@ -358,7 +360,8 @@ class _Search:
         before, found = measured["whole"], []
         for at, (widths, model) in enumerate(zip(plans, models, strict=True)):
             one = measured[str(at)]
-            used, bound, keeps = self._used(before, one)
+            used, bound, sound = self._used(before, one)
+            sound = sound and self._fits(one, files[str(at)])
             found.append(
                 Finalist(
                     widths,
@@ -368,7 +371,8 @@ class _Search:
                     float(latency.predicted([widths])[0]),
                     used,
                     bound,
-                    keeps and self._fits(one, files[str(at)]),
+                    sound and bound <= 1,
+                    sound and used < 1,
                     validated(self.work, files[str(at)])
                     if split(widths)[1]
                     else validation_score(self.work.workload, model),
@@ -377,29 +381,26 @@ class _Search:
         return found
 
     def _used(self, whole: Measurement, one: Measurement) -> tuple[float, float, bool]:
-        """The share of the time that a network uses, and at most, with 99 %; whether that proves anything."""
+        """The share of the time that a network uses, and at most, with 99 %; whether the timing is sound."""
         if self.asked.latency_s is None:
             judged, speedup = judge(whole, one, confidence=_SURE), self.asked.speedup or 1.0
             used, bound = speedup / judged.ratio, speedup / judged.low
         else:
             time = one.latency_s(50, confidence=_SURE)
             used, bound = time.value / self.asked.latency_s, time.high / self.asked.latency_s
-        return used, bound, bound <= 1 and not one.void and not unproven(one)
+        return used, bound, not one.void and not unproven(one)
 
     def _best(self, tried: list[Finalist], whole: Path) -> Finalist | None:
-        """Of those that keep the budget the one of the best score, proven twice: luck favours one of many.
-
-        The second time it is timed beside the whole network alone; this replaces its first time in `tried`.
-        """
+        """The one of the best score that a longer timing proves, beside the whole network alone."""
         sign = 1 if self.work.workload.higher_is_better else -1
         for at in sorted(range(len(tried)), key=lambda at: sign * tried[at].score, reverse=True):
             one = tried[at]
-            if one.kept and not one.again:
-                self.work.progress(2, 4, "budget: the best again")
-                measured = self._timed({"whole": whole, "best": one.file})
-                used, bound, kept = self._used(measured["whole"], measured["best"])
-                tried[at] = one = replace(one, used=used, bound=bound, kept=kept, again=True)
-            if one.kept:
+            if one.near and not one.again:
+                self.work.progress(2, 4, "budget: proof of the best")
+                measured = self._timed({"whole": whole, "best": one.file}, _PROOF * self.asked.events)
+                used, bound, sound = self._used(measured["whole"], measured["best"])
+                tried[at] = one = replace(one, used=used, bound=bound, kept=sound and bound <= 1, again=True)
+            if one.again and one.kept:
                 return one
         return None
 
@@ -437,8 +438,8 @@ class _Search:
         to_onnx(model, example_batch(self.work.workload), path)
         return path
 
-    def _timed(self, files: Mapping[str, Path]) -> Mapping[str, Measurement]:
-        protocol = Protocol(events=self.asked.events, runtime=self.work.target.here.name)
+    def _timed(self, files: Mapping[str, Path], events: int = 0) -> Mapping[str, Measurement]:
+        protocol = Protocol(events=events or self.asked.events, runtime=self.work.target.here.name)
         return self.clock.together(files, protocol)
 
     def _known(self, name: str) -> Mapping[str, float]:
