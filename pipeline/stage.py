@@ -187,7 +187,8 @@ def checked(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
             return TypeAdapter(kind).validate_json(json.dumps(settings, default=str), strict=True)
         except ValidationError as error:
             cure = "Correct it in the recipe, after --set, or in the flag."
-            raise RecipeError(f"{_fault(error.errors(include_url=False)[0])}.", cure) from error
+            faults = map(_fault, error.errors(include_url=False))
+            raise RecipeError(f"{'; '.join(dict.fromkeys(faults))}.", cure) from error
 
 
 def _check_plain(key: str, value: Any) -> None:

@@ -136,6 +136,17 @@ def test_a_recipe_without_a_mistake_is_tried_whole(project: Path) -> None:
     assert not (project / "runs").exists()
 
 
+def test_mistakes_in_several_stages_and_settings_are_all_named(project: Path) -> None:
+    recipe = project / "recipe.toml"
+    first, second = 'stage = "train"\nepochs = -1', 'stage = "prune"\nratio = 2.0\nnorms = -3'
+    recipe.write_text(f'workload = "mine.py:Mine"\n[[stages]]\n{first}\n[[stages]]\n{second}\n')
+    said = [one.what for one in mistakes(deadweight.check(str(recipe)))]
+    assert len(said) == 2
+    assert "epochs is -1" in said[0]
+    assert "ratio is 2" in said[1]
+    assert "norms is -3" in said[1]
+
+
 def test_a_workload_alone_is_tried_with_usual_stages(project: Path) -> None:
     found = deadweight.check(f"{project / 'mine.py'}:Mine")
     assert found.exit_code == 0, mistakes(found)
