@@ -178,10 +178,10 @@ PLANTED = {
         "return self.head",
         "Fix that line",
     ),
-    "outputs that are nested": (
+    "outputs without a tensor": (
         "mine.py",
         "return self.head(F.relu(self.hidden(values)))",
-        "return [[values]]",
+        "return [[3]]",
         "class Net",
         "Let forward return",
     ),
