@@ -154,15 +154,19 @@ def solve(
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """HiGHS writes lines for its own developers to the process's stderr."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    """HiGHS writes some lines for its own developers, past Python, to the process's output."""
+    held, nowhere = list[tuple[int, int]](), os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        with contextlib.suppress(OSError):  # it was closed
+            held.append((stream, os.dup(stream)))
+            os.dup2(nowhere, stream)
     try:
-        os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
         os.close(nowhere)
+        for stream, own in held:
+            os.dup2(own, stream)
+            os.close(own)
 
 
 def _fixed(one: Sum) -> float:
