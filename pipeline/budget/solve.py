@@ -130,11 +130,10 @@ def solve(
     entries = [(line, place, value) for line, each in enumerate(rows) for place, value in each.items()]
     lines, places, values = zip(*entries, strict=True)
     matrix = coo_array((values, (lines, places)), shape=(len(rows), count)).tocsr()
+    wanted *= 1e5 / max(abs(wanted).max(), 1e-300)  # so that HiGHS's absolute gap of 1e-6 ends no search
     with _silent():
         found = milp(
-            wanted
-            / max(abs(wanted).max(), 1e-300)
-            * 1e5,  # its absolute gap of 1e-6 stays: it ends no search
+            wanted,
             integrality=np.r_[np.ones(len(at)), np.zeros(len(joint))],
             bounds=Bounds(0, 1),
             constraints=LinearConstraint(matrix, *np.array(bounds).T),
