@@ -247,7 +247,7 @@ def test_nested_outputs_are_named_by_the_collections_around_them(tmp_path: Path)
     found = dict(zip(names, session.run(None, {"x": x.numpy()}), strict=True))
     assert [*found] == ["output_0", "output_1_0", "output_1_1_boxes_0"]
     for value, right in zip(found.values(), (x * 2, x + 1, x - 1), strict=True):
-        np.testing.assert_allclose(value, right, rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(value), right, rtol=1e-6)
 
 
 class Alike(nn.Module):
