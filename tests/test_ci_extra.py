@@ -159,7 +159,7 @@ def test_what_the_gate_cannot_work_with_is_a_sentence_and_exit_code_2(place: Pat
         "TensorRT cannot be used": ["--record", "--model", str(tmp_path / "a.plan"), "--baseline", "b.json"],
         "does not exist": ["--model", str(model), "--baseline", str(tmp_path / "none.json")],
         "schema 99": ["--model", str(model), "--baseline", str(tmp_path / "old.json")],
-        "has no slow": ["--model", str(model), "--config", str(tmp_path / "bad.toml")],
+        "has the unknown key slow": ["--model", str(model), "--config", str(tmp_path / "bad.toml")],
         "The gate has no model": ["--baseline", str(tmp_path / "old.json")],
         "There is no model at": ["--record", "--model", "no.onnx", "--baseline", str(tmp_path / "old.json")],
     }
