@@ -158,16 +158,10 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
     budgets = checked(Budgets, top.budgets, f"{path.name}, budgets")
     stages = []
     for index, table in enumerate(top.stages):
-        settings = dict(table)
-        name = settings.pop("stage", None)
-        if not isinstance(name, str):
-            cure = 'Add e.g. stage = "prune".'
-            raise RecipeError(f"{path.name}: stages[{index}] does not say which stage it is.", cure)
-        where = f'{path.name}, stages[{index}] "{name}"'
-        made = make_stage(name, settings, where)
-        budgeted = getattr(made, "within", None)
+        where, named = stage_of(table, index, path)
+        budgeted = getattr(named.stage, "within", None)
         with within(where):
-            stages.append(NamedStage(name, budgeted(budgets) if budgeted else made))
+            stages.append(NamedStage(named.name, budgeted(budgets)) if budgeted else named)
             named_files(stages[-1].stage, "code")  # fails now if the user's own criterion does not exist
     sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, f"{path.name}, sweep")
     store = None if top.store is None else checked(StoreSettings, top.store, f"{path.name}, store")
@@ -175,6 +169,21 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
     more = urlencode({name: value for name in ("data", "task") if (value := getattr(top, name))}, safe="/:")
     workload = top.workload + (f"{'&' if '?' in top.workload else '?'}{more}" if more else "")
     return Recipe(path, workload, target, top.seed, budgets, tuple(stages), sweep, values, log, store)
+
+
+def stage_of(table: Mapping[str, Any], index: int, path: Path) -> tuple[str, NamedStage]:
+    """The place of a recipe's stage in words, and the stage from its table.
+
+    Raises:
+        RecipeError: it has no name, or a key or value that the stage does not take.
+    """
+    settings = dict(table)
+    name = settings.pop("stage", None)
+    if not isinstance(name, str):
+        cure = 'Add e.g. stage = "prune".'
+        raise RecipeError(f"{path.name}: stages[{index}] does not say which stage it is.", cure)
+    where = f'{path.name}, stages[{index}] "{name}"'
+    return where, NamedStage(name, make_stage(name, settings, where))
 
 
 def check_stages(recipe: Recipe) -> None:

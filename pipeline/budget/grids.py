@@ -114,7 +114,7 @@ class Layout:
         for most in range(max(map(len, levels.values()), default=0), 1, -1):
             levels = {name: thinned(own, most, network.dense[name]) for name, own in network.levels.items()}
             counts = [_count(levels, own) for own in changed.values()]
-            if max(counts) <= MOST_COMBINATIONS and (most <= FEW or sum(counts) <= MOST_CHOICES):
+            if max(counts, default=0) <= MOST_COMBINATIONS and (most <= FEW or sum(counts) <= MOST_CHOICES):
                 break
         grids = dict[str, Grid]()
         for most in range(max(map(len, levels.values()), default=0), 0, -1):

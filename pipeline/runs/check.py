@@ -27,8 +27,8 @@ from ...export.opened import outputs_of
 from ...targets.board_file import read_toml
 from ...targets.errors import DeadweightError, RecipeError, WorkloadError, users_code
 from ..pruning.groups import Groups
-from ..recipe import Recipe, check_order, parse_recipe, read_recipe
-from ..stage import Stage, make_stage, run_stage
+from ..recipe import Recipe, check_order, parse_recipe, read_recipe, stage_of
+from ..stage import Stage, run_stage
 from ..training.loop import check_order as check_repeats
 from ..training.networks import NetworkFiles
 from ..training.predict import score_of, torch_predict
@@ -130,28 +130,26 @@ def _recipe(done: _Check, path: Path, settings: list[str]) -> Recipe | None:
         done.add(Finding("ok", "recipe", f"{len(recipe.stages)} stages for {recipe.target.title}"))
         return recipe
     except DeadweightError as error:
-        others = (one for one in _of_each_stage(path) if one.what != error.what)
-        for one in (error, *others):
-            what, where = _without_place(one.what)
-            done.add(Finding("mistake", "recipe", what, where or f"{path}:{_line_of(text, what)}", one.cure))
+        first = error
+    values: dict[str, Any] = {}
     with contextlib.suppress(DeadweightError):
         values = read_toml(path, RecipeError)
+    others = (one for one in _of_each_stage(values.get("stages"), path) if one.what != first.what)
+    for one in (first, *others):
+        what, where = _without_place(one.what)
+        done.add(Finding("mistake", "recipe", what, where or f"{path}:{_line_of(text, what)}", one.cure))
+    with contextlib.suppress(DeadweightError):
         kept: dict[str, Any] = {n: values[n] for n in ("workload", "data", "task") if n in values}
         return parse_recipe({**kept, "stages": [{"stage": "statistics"}]}, path)
     return None
 
 
-def _of_each_stage(path: Path) -> Iterator[DeadweightError]:
+def _of_each_stage(tables: object, path: Path) -> Iterator[DeadweightError]:
     """The mistakes in the settings of each stage alone; a recipe's reader ends at the first."""
-    tables: object = ()
-    with contextlib.suppress(DeadweightError):
-        tables = read_toml(path, RecipeError).get("stages")
     for index, table in enumerate(tables if isinstance(tables, list) else ()):
-        settings = dict(table) if isinstance(table, dict) else {}
-        name = settings.pop("stage", None)
         try:
-            if isinstance(name, str):
-                make_stage(name, settings, f'{path.name}, stages[{index}] "{name}"')
+            if isinstance(table, dict):
+                stage_of(table, index, path)
         except DeadweightError as error:
             yield error
 

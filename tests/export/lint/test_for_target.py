@@ -105,6 +105,6 @@ def test_fp16_for_what_stays_in_float_is_said_and_refused_where_there_is_no_such
 ) -> None:
     assert run(tmp_path, monkeypatch, "orin-nano-8gb", settings="half = true") == 3
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert any("FP16 for operators in float: noise 0." in words for words in report["words"])
+    assert any(words.startswith("INT8: FP16 for operators in float: noise 0.") for words in report["words"])
     assert run(tmp_path, monkeypatch, "x86-cpu", settings="half = true") == 2
     assert "leave half out" in capsys.readouterr().err

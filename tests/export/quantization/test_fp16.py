@@ -19,6 +19,7 @@ from support.tensorrt_versions import RTX, installed
 from deadweight.export.lint.check import lint
 from deadweight.export.onnx_graph.graph import Index
 from deadweight.targets.errors import ModelError
+from deadweight.targets.machine.probe import saturates_int8
 
 Nets = Callable[[str], Any]
 ASK = """
@@ -34,7 +35,8 @@ ALL = ["mlp", "residual", "depthwise", "joined", "attentive"]
 def outputs(path: Path, inputs: dict[str, Any]) -> list[Any]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_quant_qdq", "1")  # exact on every processor
+    if saturates_int8():
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     return list(onnxruntime.InferenceSession(path, options).run(None, inputs))
 
 
